@@ -1,0 +1,217 @@
+--- The configuration: every field, its default and its limits; tenant ids.
+--
+-- `mtenant.define_config` and the manager call `define`, which gives a copy
+-- that is complete and valid, so that nobody after it checks or defaults
+-- anything. Messages and their order are those of drizzle-multitenant, names
+-- in snake_case. The environment is an argument; nothing here connects, and a
+-- url is not taken apart.
+
+local debug_log = require "mtenant.debug"
+local errors = require "mtenant.errors"
+local retry = require "mtenant.retry"
+local schema = require "mtenant.schema"
+
+local CODE = errors.CODE
+
+local ID_BYTES_MAX = 200
+local ID_SHOWN_MAX = 40
+local MAX_POOLS = { shared = 10000, dedicated = 50 }
+
+local M = {}
+
+
+--- Ids that fail this pattern are refused before any I/O.
+M.ID_PATTERN = "^[%w_.@:-]+$"
+
+
+local function database_url(_, _, env)
+  return env.getenv("DATABASE_URL")
+end
+
+
+local function check_strategy(strategy)
+  if strategy == "schema" then return nil end
+  return string.format(
+    '%%s "%s" is not yet supported. Only "schema" is currently available.',
+    tostring(strategy))
+end
+
+
+local function needs_template(_, root)
+  return root.resolve == nil
+end
+
+
+local function default_max_pools(isolation)
+  return MAX_POOLS[isolation.mode]
+end
+
+
+local function check_pool_min(min, pool)
+  if min > pool.max then return "%s cannot be greater than max" end
+  return nil
+end
+
+
+-- Any other path would fail at every statement, because the fence compares the
+-- first schema in it with the tenant's.
+local function check_search_path(path)
+  if path[1] ~= "$tenant" then return '%s must start with "$tenant"' end
+  for i, name in ipairs(path) do
+    if name == "" or name:find("\0", 1, true) then
+      return "%s[" .. i .. "] is not the name of a schema"
+    end
+    if i > 1 and name == "$tenant" then
+      return '%s must name "$tenant" only once'
+    end
+  end
+  return nil
+end
+
+
+local function check_id_pattern(pattern)
+  local ok, message = pcall(string.find, "tenant", pattern)
+  if ok then return nil end
+  return "%s is not a Lua pattern: " .. errors.text_of(message)
+end
+
+
+local function check_policy(policy)
+  if policy == nil then return nil end
+  return "policy files are not supported yet, use resolve"
+end
+
+
+-- In the order of their messages; `resolve` is this early because the template
+-- is required without it.
+local LEADING = {
+  { "connection.url", kind = "string", required = true,
+    default = database_url },
+  { "resolve", kind = "function" },
+  { "isolation.strategy", default = "schema", required = true,
+    check = check_strategy },
+  { "isolation.schema_name_template", kind = "function",
+    required = needs_template },
+  { "schemas", kind = "table", dropped = true },
+  { "isolation.mode", kind = "string", enum = { "shared", "dedicated" },
+    default = "shared" },
+  { "isolation.max_pools", kind = "integer", min = 1,
+    default = default_max_pools },
+  { "isolation.pool_ttl_ms", kind = "number", min = 0, default = 3600000 },
+  { "isolation.role_template", kind = "function" },
+  { "isolation.search_path", kind = "strings",
+    default = { "$tenant", "public" }, check = check_search_path },
+  { "isolation.verify_schema", kind = "boolean", default = true },
+}
+
+local TRAILING = {
+  { "connection.password", kind = { "string", "function" } },
+  { "connection.max_connections", kind = { "integer", "string" }, min = 1,
+    enum = { "auto" }, default = "auto" },
+  { "connection.statement_timeout_ms", kind = "number", min = 0 },
+  { "connection.cancel_timeout_ms", kind = "number", min = 0,
+    default = 2000 },
+  { "connection.application_name", kind = "string", default = "mtenant" },
+  { "connection.cache_statements", kind = "integer", min = 0,
+    default = 256 },
+  { "connection.pool.max", kind = "integer", min = 1, default = 10 },
+  { "connection.pool.min", kind = "integer", min = 0, default = 0,
+    check = check_pool_min },
+  { "connection.pool.idle_timeout_ms", kind = "number", min = 0,
+    default = 30000 },
+  { "connection.pool.connect_timeout_ms", kind = "number", min = 0,
+    default = 5000 },
+  { "connection.pool.acquire_timeout_ms", kind = "number", min = 0,
+    default = 5000 },
+  { "connection.pool.max_lifetime_ms", kind = "number", min = 0,
+    default = 3600000 },
+  { "connection.pool.max_waiting", kind = "integer", min = 1,
+    default = 1000 },
+
+  { "hooks.on_pool_created", kind = "function" },
+  { "hooks.on_pool_evicted", kind = "function" },
+  { "hooks.on_error", kind = "function" },
+
+  { "id_pattern", kind = "string", default = M.ID_PATTERN,
+    check = check_id_pattern },
+  { "policy", check = check_policy },
+}
+
+
+local function make_checker()
+  local spec = { name = "config", prefix = "" }
+  local lists = {
+    LEADING,
+    retry.fields("connection.retry."),
+    TRAILING,
+    debug_log.fields("debug."),
+  }
+  for _, fields in ipairs(lists) do
+    for _, field in ipairs(fields) do spec[#spec + 1] = field end
+  end
+  return schema.new(spec)
+end
+
+
+local checker = make_checker()
+
+
+---@class mtenant.config
+---@field connection table url, password, pool, max_connections, retry,
+--- statement_timeout_ms, cancel_timeout_ms, application_name, cache_statements
+---@field isolation table strategy, schema_name_template, mode, max_pools,
+--- pool_ttl_ms, role_template, search_path, verify_schema
+---@field resolve? fun(tenant_id: string, ctx: table): any
+---@field hooks table on_pool_created, on_pool_evicted, on_error
+---@field debug table enabled, log_queries, log_pool_events,
+--- slow_query_threshold_ms, logger
+---@field id_pattern string
+
+--- A validated copy of a configuration, all defaults filled in. What this has
+--- returned is accepted again. Durations are milliseconds, 0 or more, finite.
+--- Raises an error object of code `misuse` for the first thing that is wrong.
+---@param t table
+---@param opts? table `level`: where errors are, as in `error` (2, the caller);
+--- `getenv`: function(name), asked for DATABASE_URL when connection.url is nil
+---@return mtenant.config
+function M.define(t, opts)
+  opts = opts or {}
+  local env = { getenv = opts.getenv or os.getenv }
+  return (checker:check(t, opts.level or 2, env))
+end
+
+
+-- The reason why an id is refused, or nil.
+local function id_problem(id, pattern)
+  if #id == 0 then return "is empty" end
+  if #id > ID_BYTES_MAX then
+    return "is longer than " .. ID_BYTES_MAX .. " bytes"
+  end
+  if id:find("\0", 1, true) then return "contains a NUL byte" end
+  local ok, found = pcall(string.find, id, pattern)
+  if ok and found then return nil end
+  return "does not match " .. pattern
+end
+
+
+--- Whether a tenant id may be used at all; no I/O.
+---@param id any
+---@param pattern? string a Lua pattern (`config.id_pattern`)
+---@return boolean|nil
+---@return mtenant.error|nil err of code invalid_tenant_id; shows the id
+--- shortened and with escapes for what cannot be printed
+function M.valid_id(id, pattern)
+  if type(id) ~= "string" then
+    return nil, errors.new(CODE.invalid_tenant_id,
+                           "a tenant id must be a string, got " .. type(id))
+  end
+  local problem = id_problem(id, pattern or M.ID_PATTERN)
+  if not problem then return true end
+  local shown = schema.printable(id, ID_SHOWN_MAX)
+  return nil, errors.new(CODE.invalid_tenant_id,
+                         string.format('tenant id "%s" %s', shown, problem),
+                         { tenant_id = shown })
+end
+
+
+return M

@@ -1,0 +1,173 @@
+--- The database handle: one tenant's database (or the shared schema).
+-- Plain statements go straight to the core and share connections; everything
+-- else runs on a lease, see transaction.lua. A handle stays valid across
+-- eviction and reconnects on next use. Made by manager.lua.
+
+local core = require "mtenant.core"
+local errors = require "mtenant.errors"
+local pipeline = require "mtenant.pipeline"
+local statement = require "mtenant.statement"
+local task = require "mtenant.task"
+local transaction = require "mtenant.transaction"
+
+
+local await, check = task.await, task.check
+local pack, unpack = task.pack, task.unpack
+local misuse = errors.misuse
+
+
+---@class mtenant.Db
+---@field tenant_id string
+local methods = {}
+
+
+-- a plain statement: the core takes it as it is
+local function start(self, sql, as, timeout_ms, json, ...)
+  return self._h:query(sql, as, timeout_ms, json, ...)
+end
+
+
+function methods:_start_other(class, sql, as, timeout_ms, json, ...)
+  return transaction.single(self, class, sql, as, timeout_ms, json, ...)
+end
+
+
+function methods:_acquire()
+  local slot, err = self._h:acquire()
+  if not slot then return nil, err end
+  return await(slot)
+end
+
+
+--- Runs several statements at once (simple protocol), without parameters.
+-- Returns the last statement's rows.
+---@param sql string
+---@param opts? table  { timeout_ms = }
+---@return table|nil rows
+---@return table|nil err
+function methods:exec(sql, opts)
+  if type(sql) ~= "string" then
+    misuse(2, "exec: sql must be a string, got %s", type(sql))
+  end
+  local stop = check("exec")
+  if stop then return nil, stop end
+  local class, keyword, lasting, count = core.classify(sql)
+  if class == "copy" then statement.refuse(class, keyword, 2) end
+  if count == 0 then statement.refuse("empty", nil, 2) end
+  return transaction.exec(self, sql, class, lasting,
+                          opts and opts.timeout_ms or self._timeout_ms)
+end
+
+
+--- Runs fn(tx) in a transaction: COMMIT when it returns, ROLLBACK when it
+-- returns `nil, err` or raises. Other errors than mtenant's are raised again.
+---@param opts? table  { isolation = "read committed"|"repeatable read"|
+--  "serializable", read_only =, deferrable =, retry = n }: with retry, fn runs
+--  again up to n times on a serialization failure or deadlock
+---@param fn fun(tx: table): ...
+---@return any ...  fn's values, or `nil, err`
+function methods:transaction(opts, fn)
+  return transaction.transaction(self, opts, fn)
+end
+
+
+--- Runs fn(session) on one pinned connection, which is closed afterwards:
+-- session settings, LISTEN, temporary tables and the like never reach others.
+---@param fn fun(session: table): ...
+---@return any ...  fn's values, or `nil, err`
+function methods:session(fn)
+  return transaction.session(self, fn)
+end
+
+
+--- Iterates over a result that is fetched bit by bit, in bounded memory.
+-- Pins a connection until the loop ends; leaving it early cancels the query.
+-- Raises an error object when the query fails.
+---@param sql string|table  as for query
+---@param ... any  parameters
+---@return fun(): table|nil
+function methods:rows(sql, ...)
+  local stop = check("rows")
+  if stop then error(stop, 0) end
+  local as, json, params = statement.ROWS, false, pack(...)
+  if type(sql) == "table" then
+    as, json = statement.check_options(sql, 3)
+    local given = sql.params or {}
+    params = pack(unpack(given, 1, given.n or #given))
+    sql = sql.sql
+  end
+  local lease, err = self:_acquire()
+  if not lease then error(err, 0) end
+  lease:begin("BEGIN")
+  local ok, class, keyword = lease:stream(sql, unpack(params, 1, params.n))
+  if not ok then
+    lease:release()
+    if ok == nil then error(class, 0) end
+    statement.refuse(class, keyword, 2)
+    misuse(2, "rows: only SELECT, INSERT, UPDATE, DELETE and VALUES have rows")
+  end
+  return statement.iterate(lease, as, json, function(failure, early)
+    local bad
+    if not early and not failure then
+      lease:stop_stream()
+      bad = transaction.commit(lease)
+    end
+    lease:release()
+    return bad
+  end)
+end
+
+
+--- Starts several queries without waiting in between: fn(p), where p:query
+-- returns a future with :await(). All are done when this returns.
+---@param opts? table  { atomic = true }: one transaction, all or nothing;
+--  otherwise each query stands for itself
+---@param fn fun(p: table): ...
+---@return any ...  fn's values, or `nil, err`
+function methods:pipeline(opts, fn)
+  return pipeline.run(self, opts, fn)
+end
+
+
+--- Sends a notification. Channel names are shared by the whole database.
+---@param channel string
+---@param payload? string  at most 7999 bytes
+---@return boolean|nil ok
+---@return table|nil err
+function methods:notify(channel, payload)
+  local _, err = self:query("select pg_catalog.pg_notify($1, $2)", channel,
+                            payload or "")
+  if err then return nil, err end
+  return true
+end
+
+
+--- The schema of the cached route, or nil.
+---@return string|nil
+function methods:schema()
+  return self._h:schema()
+end
+
+
+local mt = {
+  __name = "mtenant.db",
+  __index = statement.extend(methods),
+  __tostring = function(self)
+    return "mtenant.db (" .. tostring(self.tenant_id) .. ")"
+  end,
+}
+
+
+local M = {}
+
+
+--- Makes a handle; for the manager.
+---@param fields table  _h (core handle), _m (manager), tenant_id, ...
+---@return mtenant.Db
+function M.new(fields)
+  fields._start = start
+  return setmetatable(fields, mt)
+end
+
+
+return M

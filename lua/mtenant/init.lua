@@ -1,0 +1,76 @@
+--- mtenant: multi-tenant PostgreSQL for Lua programs.
+-- The module's public face: every name of it, nothing else.
+
+local config = require "mtenant.config"
+local core = require "mtenant.core"
+local errors = require "mtenant.errors"
+
+
+-- before anything can fail: errors of the core are error objects
+core.set_error_metatable(errors.mt)
+
+
+local manager = require "mtenant.manager"
+local markers = require "mtenant.markers"
+local retry = require "mtenant.retry"
+local task = require "mtenant.task"
+
+
+local JITTER_NAMES = { [true] = "true", [false] = "none" }
+
+
+local function delay(policy, attempt, u, previous_ms)
+  return core.backoff(policy.initial_delay_ms, policy.max_delay_ms,
+                      policy.backoff_multiplier,
+                      JITTER_NAMES[policy.jitter] or policy.jitter, attempt, u,
+                      previous_ms)
+end
+
+
+local retrier = retry.new({
+  sleep = task.sleep,
+  now_ms = core.now_ms,
+  random = math.random,
+  delay = delay,
+  log = function(message) io.stderr:write("[mtenant] ", message, "\n") end,
+})
+
+
+---@class mtenant
+local M = {
+  _VERSION = core.version,
+
+  errors = errors,
+
+  run = task.run,
+  spawn = task.spawn,
+  sleep = task.sleep,
+  now_ms = core.now_ms,
+  each = task.each,
+  with_deadline = task.with_deadline,
+
+  create_tenant_manager = manager.create,
+  dispose_all = manager.dispose_all,
+
+  with_retry = retrier.with_retry,
+  create_retrier = retrier.create_retrier,
+  calculate_delay = retrier.calculate_delay,
+  is_retryable_error = retrier.is_retryable_error,
+
+  null = markers.null,
+  json = markers.json,
+  array = markers.array,
+  bytea = markers.bytea,
+}
+
+
+--- A validated copy of a configuration, with defaults filled in; raises
+-- misuse with the message of what is wrong.
+---@param t table  see docs/configuration.md
+---@return table
+function M.define_config(t)
+  return config.define(t, { level = 2 })
+end
+
+
+return M

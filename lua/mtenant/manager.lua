@@ -1,0 +1,542 @@
+--- The tenant manager: configuration, routing, handles, hooks, disposal.
+-- The registry, the pools and the retry live in the core; this is where the
+-- user's functions are called and where handles are kept. Never holds a
+-- connection.
+
+local config = require "mtenant.config"
+local core = require "mtenant.core"
+local database = require "mtenant.db"
+local debug_log = require "mtenant.debug"
+local errors = require "mtenant.errors"
+local schema = require "mtenant.schema"
+local task = require "mtenant.task"
+
+
+local await, check = task.await, task.check
+local errors_is, pcall, type = errors.is, pcall, type
+
+
+local DISPOSED = "[mtenant] TenantManager has been disposed"
+
+-- managers that were not disposed of yet, for dispose_all
+local live = setmetatable({}, { __mode = "k" })
+
+
+---@class mtenant.TenantManager
+local methods = {}
+local mt = { __name = "mtenant.manager", __index = methods }
+
+
+-- ---- configuration ------------------------------------------------------------
+
+local JITTER = { [true] = "seed", [false] = "none" }
+
+
+-- what the core needs, as one flat table
+local function flatten(cfg)
+  local c, i = cfg.connection, cfg.isolation
+  local pool, retry = c.pool, c.retry
+  return {
+    url = c.url,
+    application_name = c.application_name,
+    pool_max = pool.max,
+    pool_min = pool.min,
+    max_waiting = pool.max_waiting,
+    idle_timeout_ms = pool.idle_timeout_ms,
+    connect_timeout_ms = pool.connect_timeout_ms,
+    acquire_timeout_ms = pool.acquire_timeout_ms,
+    max_lifetime_ms = pool.max_lifetime_ms,
+    cache_statements = c.cache_statements,
+    cancel_timeout_ms = c.cancel_timeout_ms,
+    max_connections = type(c.max_connections) == "number" and c.max_connections
+      or 0,
+    max_attempts = retry.max_attempts,
+    initial_delay_ms = retry.initial_delay_ms,
+    max_delay_ms = retry.max_delay_ms,
+    backoff_multiplier = retry.backoff_multiplier,
+    jitter = JITTER[retry.jitter] or retry.jitter,
+    deadline_ms = retry.deadline_ms,
+    has_on_retry = retry.on_retry ~= nil,
+    has_is_retryable = retry.is_retryable ~= nil,
+    has_password = c.password ~= nil,
+    dedicated = i.mode == "dedicated",
+    verify_schema = i.verify_schema,
+    max_pools = i.max_pools,
+    pool_ttl_ms = i.pool_ttl_ms,
+    search_path = i.search_path,
+  }
+end
+
+
+-- ---- hooks and events ------------------------------------------------------------
+
+local function warn(what, err)
+  io.stderr:write("[mtenant] error in ", what, ": ", errors.text_of(err), "\n")
+end
+
+
+local function call_hook(self, name, ...)
+  local fn = self._config.hooks[name]
+  if not fn then return end
+  local ok, err = pcall(fn, ...)
+  if not ok then warn("hooks." .. name, err) end
+end
+
+
+local function on_event(self, ev)
+  self._debug:event(ev)
+  if ev.kind == "pool_created" then
+    call_hook(self, "on_pool_created", ev.tenant_id)
+  elseif ev.kind == "pool_evicted" then
+    call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
+  elseif ev.kind == "pool_error" then
+    call_hook(self, "on_error", ev.tenant_id, ev.error)
+  end
+end
+
+
+local function on_retry(self, tenant_id, attempt, err, elapsed_ms, delay_ms)
+  local retry = self._config.connection.retry
+  local ok, answer = pcall(retry.on_retry, attempt, err, delay_ms, {
+    tenant_id = tenant_id, server = err.server, elapsed_ms = elapsed_ms,
+    max_attempts = retry.max_attempts,
+  })
+  if not ok then
+    warn("on_retry", answer)
+    return nil
+  end
+  if type(answer) == "number" and answer ~= answer then return nil end
+  return answer
+end
+
+
+local function is_retryable(self, err)
+  local ok, answer = pcall(self._config.connection.retry.is_retryable, err)
+  if ok then return answer and true or false end
+  warn("is_retryable", answer)
+  return err.retryable
+end
+
+
+local function password(self)
+  local value = self._config.connection.password
+  if type(value) ~= "function" then return value end
+  local ok, text = pcall(value)
+  if ok and type(text) == "string" then return text end
+  warn("connection.password",
+       ok and "it returned a " .. type(text) .. ", not a string" or text)
+  return nil
+end
+
+
+-- ---- routing --------------------------------------------------------------------------
+
+local function policy_error(id, fmt, ...)
+  return errors.new("policy", string.format(fmt, ...), { tenant_id = id })
+end
+
+
+-- a name from one of the config's templates: string, or nil and an error
+local function from_template(id, what, template)
+  local ok, name = pcall(template, id)
+  if not ok then
+    return nil, policy_error(id, "%s raised: %s", what, errors.text_of(name))
+  end
+  if type(name) ~= "string" then
+    return nil, policy_error(id, "%s must return a string, it returned %s",
+                             what, type(name))
+  end
+  return name
+end
+
+
+local ROUTE_FIELDS = { url = true, schema = true, role = true, server = true,
+                       labels = true }
+
+
+local function check_route(id, route)
+  for key, value in pairs(route) do
+    if not ROUTE_FIELDS[key] then
+      return policy_error(id, "route.%s is not a field of a route",
+                          tostring(key))
+    end
+    if key ~= "labels" and type(value) ~= "string" then
+      return policy_error(id, "route.%s must be a string, got %s", key,
+                          type(value))
+    end
+  end
+end
+
+
+-- fills in what the config knows; route, or nil and an error
+local function complete(self, id, route)
+  local i = self._config.isolation
+  local out = { url = route.url, schema = route.schema, role = route.role }
+  local err
+  if not out.schema then
+    if not i.schema_name_template then
+      return nil, policy_error(id, "route.schema is missing, and there is no "
+        .. "schema_name_template")
+    end
+    out.schema, err = from_template(id, "isolation.schema_name_template",
+                                    i.schema_name_template)
+    if err then return nil, err end
+  end
+  if not out.role and i.role_template then
+    out.role, err = from_template(id, "isolation.role_template",
+                                  i.role_template)
+    if err then return nil, err end
+  end
+  return out
+end
+
+
+local function no_route(id, reason)
+  if errors_is(reason) then return reason end
+  local text = reason == nil and "no route for this tenant"
+    or errors.text_of(reason)
+  return errors.new("tenant_not_found", text, { tenant_id = id })
+end
+
+
+-- asks the user's resolver, in a task
+local function resolve(self, id)
+  local ok, route, reason = pcall(self._config.resolve, id, self._ctx)
+  if not ok then
+    if errors_is(route) and route.code ~= "misuse" then return nil, route end
+    return nil, policy_error(id, "resolve raised: %s", errors.text_of(route))
+  end
+  if route == nil then return nil, no_route(id, reason) end
+  if type(route) ~= "table" then
+    return nil, policy_error(id, "resolve must return a table or nil, it "
+      .. "returned %s", type(route))
+  end
+  local err = check_route(id, route)
+  if err then return nil, err end
+  return complete(self, id, route)
+end
+
+
+local function on_resolve(self, id, token)
+  if not self._config.resolve then
+    self._core:resolved(token, complete(self, id, {}))
+    return
+  end
+  task.spawn(function()
+    self._core:resolved(token, resolve(self, id))
+  end)
+end
+
+
+local CALLBACKS = {
+  event = on_event, resolve = on_resolve, retry = on_retry,
+  is_retryable = is_retryable, password = password,
+}
+
+
+-- ---- handles ------------------------------------------------------------------------------
+
+local function query_observer(self, tenant_id)
+  if not self._debug:wants("query") then return nil end
+  return function(sql, duration_ms, err)
+    self._debug:event({ kind = "query", tenant_id = tenant_id, query = sql,
+                        duration_ms = duration_ms, error = err })
+  end
+end
+
+
+local function new_handle(self, core_handle, tenant_id)
+  local connection = self._config.connection
+  return database.new({
+    _h = core_handle,
+    _m = self,
+    tenant_id = tenant_id,
+    _timeout_ms = connection.statement_timeout_ms,
+    _on_query = query_observer(self, tenant_id),
+    _delay = function(attempt, previous)
+      local retry = connection.retry
+      local jitter = retry.jitter == true and "true"
+        or retry.jitter or "none"
+      return core.backoff(retry.initial_delay_ms, retry.max_delay_ms,
+                          retry.backoff_multiplier, jitter, attempt,
+                          self._core:random(), previous)
+    end,
+  })
+end
+
+
+local function disposed()
+  return errors.new("disposed", DISPOSED)
+end
+
+
+--- A tenant's handle, without any I/O: only the id is checked. An unknown
+-- tenant shows at first use.
+---@param id string
+---@return mtenant.Db|nil db
+---@return table|nil err  invalid_tenant_id, disposed
+function methods:get_db(id)
+  local db = self._handles[id]
+  if db and not self._over then return db end
+  if self._over then return nil, disposed() end
+  local ok, err = config.valid_id(id, self._config.id_pattern)
+  if not ok then return nil, err end
+  local handle
+  handle, err = self._core:tenant(id)
+  if not handle then return nil, err end
+  db = new_handle(self, handle, id)
+  self._handles[id] = db
+  return db
+end
+
+
+local function connect(self, db)
+  local stop = check("get_db_async")
+  if stop then return nil, stop end
+  local slot, err = db._h:connect()
+  if not slot then return nil, err end
+  local _
+  _, err = await(slot)
+  if err then
+    local now = task.current()
+    return nil, now.cancelled or now.expired or err
+  end
+  return self._over and nil or db, self._over and disposed() or nil
+end
+
+
+--- A tenant's handle, routed, fenced, connected and pinged, with retry.
+-- Concurrent calls for one tenant share one flight.
+---@param id string
+---@return mtenant.Db|nil db
+---@return table|nil err  the last error, with `attempts`
+function methods:get_db_async(id)
+  local db, err = self:get_db(id)
+  if not db then return nil, err end
+  return connect(self, db)
+end
+
+
+--- The shared schema's handle (scope `public`), without I/O.
+---@return mtenant.Db|nil db
+---@return table|nil err
+function methods:get_shared_db()
+  if self._over then return nil, disposed() end
+  if self._shared then return self._shared end
+  local handle, err = self._core:shared()
+  if not handle then return nil, err end
+  self._shared = new_handle(self, handle, "shared")
+  return self._shared
+end
+
+
+--- The shared schema's handle, connected and pinged, with retry.
+---@return mtenant.Db|nil db
+---@return table|nil err
+function methods:get_shared_db_async()
+  local db, err = self:get_shared_db()
+  if not db then return nil, err end
+  return connect(self, db)
+end
+
+
+-- ---- entries ----------------------------------------------------------------------------------
+
+--- The schema of a tenant: of its cached route, else by the template.
+---@param id string
+---@return string|nil schema
+---@return table|nil err
+function methods:get_schema_name(id)
+  local ok, err = config.valid_id(id, self._config.id_pattern)
+  if not ok then return nil, err end
+  local cached = self._core:schema(id)
+  if cached then return cached end
+  local template = self._config.isolation.schema_name_template
+  if not template then
+    return nil, policy_error(id, "the route of \"%s\" is not known yet", id)
+  end
+  return from_template(id, "isolation.schema_name_template", template)
+end
+
+
+--- Is there an entry for this tenant?
+---@return boolean
+function methods:has_pool(id)
+  return type(id) == "string" and self._core:has(id)
+end
+
+
+--- Number of tenant entries.
+---@return integer
+function methods:get_pool_count()
+  return self._core:count()
+end
+
+
+--- Ids of all tenant entries, least recently used first.
+---@return string[]
+function methods:get_active_tenant_ids()
+  return self._core:ids()
+end
+
+
+--- The retry configuration, with defaults filled in; a copy.
+---@return table
+function methods:get_retry_config()
+  local out = {}
+  for key, value in pairs(self._config.connection.retry) do
+    out[key] = value
+  end
+  return out
+end
+
+
+--- Drops a tenant's entry; what is in flight finishes.
+---@param id string
+---@return boolean  whether there was one
+function methods:evict_pool(id)
+  if type(id) ~= "string" or self._over then return false end
+  return self._core:evict(id)
+end
+
+
+--- What the pools have done so far. For now for people and tests; the shape
+-- will grow into get_metrics.
+---@return table  open, peak, opened, lost, connect_failures, leases, requests
+function methods:get_stats()
+  return self._core:stats()
+end
+
+
+-- ---- warmup -------------------------------------------------------------------------------------
+
+local warmup_options = schema.new({
+  name = "warmup",
+  { "concurrency", kind = "integer", min = 1, default = 10 },
+  { "ping", kind = "boolean", default = true },
+  { "on_progress", kind = "function" },
+})
+
+
+local function warm_one(self, opts, id)
+  local started = core.now_ms()
+  local detail = { tenant_id = id, already_warm = self:has_pool(id) }
+  local function progress(status)
+    if not opts.on_progress then return end
+    local ok, err = pcall(opts.on_progress, id, status)
+    if not ok then warn("warmup.on_progress", err) end
+  end
+  progress("starting")
+  local db, err
+  if opts.ping then db, err = self:get_db_async(id)
+  else db, err = self:get_db(id) end
+  detail.success, detail.error = db ~= nil, err
+  detail.duration_ms = core.now_ms() - started
+  progress(db and "completed" or "failed")
+  self._debug:event({ kind = "warmup", tenant_id = id,
+                      status = not db and "failed"
+                        or detail.already_warm and "already_warm" or "success",
+                      duration_ms = detail.duration_ms })
+  return detail
+end
+
+
+--- Connects many tenants ahead of use.
+---@param ids string[]
+---@param opts? table  { concurrency = 10, ping = true, on_progress =
+--  function(id, "starting"|"completed"|"failed") }
+---@return table|nil  { total, succeeded, failed, already_warm, duration_ms,
+--  details = { { tenant_id, success, already_warm, duration_ms, error } } }
+---@return table|nil err
+function methods:warmup(ids, opts)
+  if type(ids) ~= "table" then
+    errors.misuse(2, "warmup: ids must be a table, got %s", type(ids))
+  end
+  opts = warmup_options:check(opts or {}, 2)
+  if self._over then return nil, disposed() end
+  local started = core.now_ms()
+  local details, errs = task.each(ids, opts.concurrency, function(id)
+    return warm_one(self, opts, id)
+  end)
+  if not details then return nil, errs end
+  local out = { total = details.n, succeeded = 0, failed = 0,
+                already_warm = 0, details = details }
+  for i = 1, details.n do
+    local d = details[i]
+    if d.success then out.succeeded = out.succeeded + 1
+    else out.failed = out.failed + 1 end
+    if d.already_warm then out.already_warm = out.already_warm + 1 end
+  end
+  out.duration_ms = core.now_ms() - started
+  return out
+end
+
+
+-- ---- end -------------------------------------------------------------------------------------------
+
+--- Ends everything: waiters get code "disposed" at once, running statements
+-- are cancelled, connections closed. Returns when all are closed. Idempotent.
+---@param timeout_ms? number  then what is left is cut off; 5000
+---@return boolean
+function methods:dispose(timeout_ms)
+  if timeout_ms ~= nil and (type(timeout_ms) ~= "number"
+                            or timeout_ms ~= timeout_ms) then
+    errors.misuse(2, "dispose: timeout_ms must be a number")
+  end
+  self._over = true
+  live[self] = nil
+  local slot = self._core:dispose(timeout_ms)
+  if task.current() then
+    -- also in a task that is to stop: disposal ends by itself
+    task.suspend_always(function(resume) task.when_done(slot, resume) end)
+    return true
+  end
+  local over = false
+  task.when_done(slot, function() over = true end)
+  while not over do core.run_once(true) end
+  return true
+end
+
+
+local M = {}
+
+
+--- Makes a manager; no I/O. Raises misuse for a wrong configuration.
+---@param cfg table  see docs/configuration.md
+---@return mtenant.TenantManager|nil manager
+---@return table|nil err
+function M.create(cfg)
+  local self = setmetatable({}, mt)
+  self._config = config.define(cfg, { level = 3 })
+  self._debug = debug_log.new(self._config.debug)
+  self._handles = setmetatable({}, { __mode = "v" })
+  local weak = setmetatable({ manager = self }, { __mode = "v" })
+  local handle, err = core.manager(flatten(self._config), function(kind, ...)
+    local manager = weak.manager
+    if manager then return CALLBACKS[kind](manager, ...) end
+  end)
+  if not handle then
+    if err.code == "misuse" then errors.misuse(3, "%s", err.message) end
+    return nil, err
+  end
+  self._core = handle
+  self._ctx = setmetatable({ sleep = task.sleep, now_ms = core.now_ms }, {
+    __index = function(_, key)
+      if key == "shared" then return self:get_shared_db() end
+    end,
+  })
+  live[self] = true
+  return self
+end
+
+
+--- Disposes of every manager that still lives.
+---@param timeout_ms? number
+function M.dispose_all(timeout_ms)
+  local all = {}
+  for manager in pairs(live) do all[#all + 1] = manager end
+  for i = 1, #all do all[i]:dispose(timeout_ms) end
+end
+
+
+return M

@@ -1,0 +1,162 @@
+--- Pipelines: several queries on their way at once.
+-- Each query is its own unit, with its own outcome, unless the pipeline is
+-- atomic: then all run in one transaction on one connection. Used by db.
+
+local core = require "mtenant.core"
+local errors = require "mtenant.errors"
+local schema = require "mtenant.schema"
+local statement = require "mtenant.statement"
+local task = require "mtenant.task"
+local transaction = require "mtenant.transaction"
+
+
+local check, when_done = task.check, task.when_done
+local pack, unpack = task.pack, task.unpack
+
+
+local options = schema.new({
+  name = "pipeline",
+  { "atomic", kind = "boolean", default = false },
+})
+
+
+---@class mtenant.Future
+local future_methods = {}
+local future_mt = { __name = "mtenant.future", __index = future_methods }
+
+
+local function settle(future, value, err)
+  future.done, future.value, future.err = true, value, err
+  local waiters = future.waiters
+  future.waiters = nil
+  for i = 1, waiters and #waiters or 0 do waiters[i]() end
+end
+
+
+-- waits even when the caller is to stop: the core ends the operation itself
+local function join(future)
+  while not future.done do
+    task.suspend_always(function(resume)
+      future.waiters = future.waiters or {}
+      future.waiters[#future.waiters + 1] = resume
+    end)
+  end
+end
+
+
+--- Waits for the query.
+---@return table|nil rows
+---@return table|nil err
+function future_methods:await()
+  if not self.done then
+    local stop = check("future:await")
+    if stop then return nil, stop end
+    local _, err = task.suspend(function(resume)
+      self.waiters = self.waiters or {}
+      self.waiters[#self.waiters + 1] = resume
+    end)
+    if not self.done then return nil, err end
+  end
+  if self.err then return nil, self.err end
+  return self.value
+end
+
+
+local pipe_methods = {}
+local pipe_mt = { __name = "mtenant.pipeline", __index = pipe_methods }
+
+
+--- Starts a query.
+---@param sql string|table  as for db:query
+---@param ... any  parameters
+---@return mtenant.Future
+function pipe_methods:query(sql, ...)
+  if self.over then
+    errors.misuse(2, "this pipeline has ended: use it only inside its function")
+  end
+  local stop = check("pipeline:query")
+  local future = setmetatable({ done = false }, future_mt)
+  self.futures[#self.futures + 1] = future
+  if stop then
+    settle(future, nil, stop)
+    return future
+  end
+  local as, json, params = statement.ROWS, false, nil
+  local timeout_ms = self.on._timeout_ms
+  if type(sql) == "table" then
+    as, json = statement.check_options(sql, 3)
+    params = sql.params or {}
+    timeout_ms, sql = sql.timeout_ms or timeout_ms, sql.sql
+    params.n = params.n or #params
+  else
+    params = pack(...)
+  end
+  local slot, err, keyword = self.on:_start(sql, as, timeout_ms, json,
+                                            unpack(params, 1, params.n))
+  if slot then
+    future.slot = slot
+    when_done(slot, function(value, why) settle(future, value, why) end)
+  elseif slot == nil then
+    settle(future, nil, err)
+  else
+    statement.refuse(err, keyword, 2)
+    local on = self.on
+    task.spawn(function()
+      settle(future, on:_start_other(err, sql, as, timeout_ms, json,
+                                     unpack(params, 1, params.n)))
+    end)
+  end
+  return future
+end
+
+
+local function finish(pipe)
+  pipe.over = true
+  local first
+  local now = task.current()
+  for i = 1, #pipe.futures do
+    local future = pipe.futures[i]
+    if not future.done and future.slot and (now.cancelled or now.expired) then
+      core.cancel(future.slot, now.cancelled and "cancelled" or "timeout")
+    end
+    join(future)
+    first = first or pipe.futures[i].err
+  end
+  return first
+end
+
+
+local function run_on(on, fn)
+  local pipe = setmetatable({ on = on, futures = {} }, pipe_mt)
+  local res = pack(pcall(fn, pipe))
+  local err = finish(pipe)
+  if not res[1] then error(res[2], 0) end
+  return err, unpack(res, 2, res.n)
+end
+
+
+local M = {}
+
+
+--- db:pipeline. See db.lua.
+function M.run(db, opts, fn)
+  if type(opts) == "function" and fn == nil then opts, fn = {}, opts end
+  if type(fn) ~= "function" then
+    errors.misuse(3, "pipeline: fn must be a function, got %s", type(fn))
+  end
+  opts = options:check(opts or {}, 3)
+  local stop = check("pipeline")
+  if stop then return nil, stop end
+  if not opts.atomic then
+    local res = pack(run_on(db, fn))
+    return unpack(res, 2, res.n)
+  end
+  return transaction.transaction(db, {}, function(tx)
+    local res = pack(run_on(tx, fn))
+    if res[1] then return nil, res[1] end -- one failed: none stays
+    return unpack(res, 2, res.n)
+  end)
+end
+
+
+return M

@@ -1,0 +1,220 @@
+--- Statements: what db, transaction and session handles have in common.
+-- A handle gives `start(self, sql, as, timeout_ms, json, ...)`, which returns
+-- a slot, or nil and an error, or false and the statement's class; the methods
+-- here make query, one and value of it. Pure glue: never picks a connection.
+
+local core = require "mtenant.core"
+local errors = require "mtenant.errors"
+local markers = require "mtenant.markers"
+local schema = require "mtenant.schema"
+local task = require "mtenant.task"
+
+
+local await, check = task.await, task.check
+local pack, unpack = task.pack, task.unpack
+local now_ms, type = core.now_ms, type
+
+
+local ROWS, ARRAYS, LAZY = 0, 1, 2
+local AS = { rows = ROWS, arrays = ARRAYS, lazy = LAZY }
+
+
+local options = schema.new({
+  name = "query",
+  { "sql", kind = "string", required = true },
+  { "params", kind = "table" },
+  { "timeout_ms", kind = "number", min = 0 },
+  { "as", kind = "string", enum = { "rows", "arrays", "lazy" } },
+  { "json", kind = "string", enum = { "decode", "string" } },
+  { "idempotent", kind = "boolean" },
+})
+
+
+local KNOWN = { sql = true, params = true, timeout_ms = true, as = true,
+                json = true, idempotent = true }
+
+
+local M = { ROWS = ROWS, ARRAYS = ARRAYS, LAZY = LAZY }
+
+
+--- Checks an option table of a query; raises misuse.
+---@return integer as
+---@return boolean json
+function M.check_options(opts, level)
+  -- the parameters are not copied: null and markers must stay what they are
+  options:check({ sql = opts.sql, timeout_ms = opts.timeout_ms,
+                  as = opts.as, json = opts.json,
+                  idempotent = opts.idempotent }, level)
+  for key in pairs(opts) do
+    if not KNOWN[key] then options:check(opts, level) end
+  end
+  if opts.params ~= nil and type(opts.params) ~= "table" then
+    errors.misuse(level, "query.params must be a table")
+  end
+  local decode = opts.json == "decode"
+  if decode then markers.enable_decode() end
+  return AS[opts.as or "rows"], decode
+end
+
+
+-- What can't run here, by class; raises.
+function M.refuse(class, keyword, level)
+  if class == "control" then
+    errors.misuse(level + 1, "%s is transaction control: use "
+      .. "db:transaction, which keeps the tenant's scope", keyword)
+  elseif class == "copy" then
+    errors.misuse(level + 1,
+      "COPY FROM STDIN and COPY TO STDOUT can't run as a query")
+  elseif class == "empty" then
+    errors.misuse(level + 1, "sql: there is no statement in it")
+  elseif class == "plain" then
+    errors.misuse(level + 1, "sql: one statement expected, use exec for more")
+  end
+end
+
+
+local function observe(self, sql, started, err)
+  local on_query = self._on_query
+  if on_query then on_query(sql, now_ms() - started, err) end
+end
+
+
+local function run(self, what, sql, as, timeout_ms, json, ...)
+  local stop = check(what)
+  if stop then return nil, stop end
+  local started = self._on_query and now_ms()
+  local slot, err, keyword = self:_start(sql, as, timeout_ms, json, ...)
+  local rows
+  if slot then
+    rows, err = await(slot)
+  elseif slot == false then
+    M.refuse(err, keyword, 3)
+    rows, err = self:_start_other(err, sql, as, timeout_ms, json, ...)
+  end
+  if started then observe(self, sql, started, err) end
+  if err then return nil, err end
+  return rows
+end
+
+
+local function run_options(self, what, opts)
+  local as, json = M.check_options(opts, 5)
+  local params = opts.params or {}
+  return run(self, what, opts.sql, as, opts.timeout_ms or self._timeout_ms,
+             json, unpack(params, 1, params.n or #params))
+end
+
+
+local methods = {}
+
+
+--- Runs one statement and returns its rows.
+---@param sql string|table  the text, or `{ sql =, params =, timeout_ms =,
+--  as = "rows"|"arrays"|"lazy", json = "decode", idempotent = }`
+---@param ... any  parameters $1, $2 ...; nil and mtenant.null are NULL
+---@return table|nil rows
+---@return table|nil err
+function methods:query(sql, ...)
+  if type(sql) == "table" then return run_options(self, "query", sql) end
+  return run(self, "query", sql, ROWS, self._timeout_ms, false, ...)
+end
+
+
+local function first_row(self, what, sql, ...)
+  local rows, err
+  if type(sql) == "table" then
+    rows, err = run_options(self, what, sql)
+  else
+    rows, err = run(self, what, sql, ROWS, self._timeout_ms, false, ...)
+  end
+  if err then return nil, err end
+  return rows[1], nil, rows
+end
+
+
+--- The first row, or nil when there is none.
+---@return table|nil row
+---@return table|nil err
+function methods:one(sql, ...)
+  local row, err = first_row(self, "one", sql, ...)
+  if err then return nil, err end
+  return row
+end
+
+
+--- The first column of the first row; nil when it is NULL or there is no row.
+---@return any value
+---@return table|nil err
+function methods:value(sql, ...)
+  local row, err, rows = first_row(self, "value", sql, ...)
+  if err then return nil, err end
+  if row == nil then return nil end
+  local value = row[rows.columns[1]]
+  if value == nil and type(row) == "table" then value = row[1] end
+  if value == core.null then return nil end
+  return value
+end
+
+
+--- A name, quoted for SQL text. UTF-8, no NUL; no connection needed.
+---@param name string
+---@return string
+function methods:quote_ident(name) -- luacheck: ignore 212
+  return core.quote_ident(name)
+end
+
+
+--- A string, quoted for SQL text. Prefer parameters.
+---@param text string
+---@return string
+function methods:quote_literal(text) -- luacheck: ignore 212
+  return core.quote_literal(text)
+end
+
+
+--- Adds the common methods to a handle's own.
+function M.extend(own)
+  for name, fn in pairs(methods) do
+    if own[name] == nil then own[name] = fn end
+  end
+  return own
+end
+
+
+-- The iterator of db:rows and tx:rows over a lease that streams. `over(err)`
+-- runs once, however the loop ends.
+function M.iterate(lease, as, json, over)
+  local batch, i, ended = nil, 0, false
+  local closer = setmetatable({}, { __close = function()
+    if ended then return end
+    ended = true
+    over(nil, true)
+  end })
+  local function finish(err)
+    ended = true
+    local bad = over(err, false)
+    err = err or bad
+    if err then error(err, 0) end
+    return nil
+  end
+  local function step()
+    if ended then return nil end
+    i = i + 1
+    local row = batch and batch[i]
+    if row then return row end
+    local stop = check("rows")
+    if stop then return finish(stop) end
+    local rows, err = await(lease:fetch(as, json))
+    if err then return finish(err) end
+    if not rows then return finish(nil) end
+    batch, i = rows, 1
+    return rows[1]
+  end
+  return step, nil, nil, closer
+end
+
+
+M.pack, M.unpack = pack, unpack
+
+
+return M

@@ -1,0 +1,448 @@
+--- Tasks: the scheduler.
+-- A task is a coroutine that may wait. Waiting means: the core has started an
+-- operation and given its slot number; the task yields; once per turn of the
+-- loop the core calls `turn`, which fetches what is done and resumes whoever
+-- waited for it. Nothing else resumes a task, and a callback never runs one.
+-- Used by every module that waits; never touches a connection itself.
+
+local core = require "mtenant.core"
+local errors = require "mtenant.errors"
+
+
+local co_create, co_resume = coroutine.create, coroutine.resume
+local co_running, co_status = coroutine.running, coroutine.status
+local co_yield, isyieldable = coroutine.yield, coroutine.isyieldable
+local next_done, cancel_slot, post = core.next_done, core.cancel, core.post
+local unpack = table.unpack or unpack -- luacheck: ignore 143
+local select, type, setmetatable = select, type, setmetatable
+
+
+-- what a task of ours yields, to tell it from a user's own coroutine.yield
+local WAIT = {}
+
+local current          -- the task that runs now
+local waiting = {}     -- slot -> task, or function(value, err)
+local ready = {}       -- tasks to resume: { task, n, ... }
+local ready_n = 0
+local live = {}        -- every task that is not done, as a set
+local last_traceback
+
+
+local function pack(...)
+  return { n = select("#", ...), ... }
+end
+
+
+---@class mtenant.Task
+---@field done boolean
+local task_methods = {}
+local task_mt = { __name = "mtenant.task", __index = task_methods }
+local unobserved = setmetatable({}, { __mode = "k" })
+
+
+local function report(task)
+  unobserved[task] = nil
+  if task.observed or task.ok then return end
+  io.stderr:write("[mtenant] error in a task nobody awaited: ",
+                  task.traceback or tostring(task.results[1]), "\n")
+end
+
+
+task_mt.__gc = function(task)
+  if task.done then report(task) end
+end
+
+
+local function enqueue(task, ...)
+  ready_n = ready_n + 1
+  ready[ready_n] = { task, select("#", ...), ... }
+  if ready_n == 1 then post() end
+end
+
+
+local function wake_joiners(task)
+  local joiners = task.joiners
+  task.joiners = nil
+  if not joiners then return end
+  for i = 1, #joiners do joiners[i]() end
+end
+
+
+local function finish(task, ok, ...)
+  task.done, task.ok, task.results = true, ok, pack(...)
+  live[task] = nil
+  if not ok then
+    task.traceback = debug.traceback(task.co, tostring((...)))
+    last_traceback = task.traceback
+    unobserved[task] = true
+  end
+  wake_joiners(task)
+end
+
+
+-- after a resume: the task waits, has ended, or yielded what it must not
+local function after(task, previous, ok, first, ...)
+  current = previous
+  if ok and first == WAIT and co_status(task.co) ~= "dead" then return end
+  if co_status(task.co) == "dead" then return finish(task, ok, first, ...) end
+  finish(task, false, errors.new("misuse",
+    "coroutine.yield in a task: only mtenant's own calls may wait here"))
+end
+
+
+local function step(task, ...)
+  local previous = current
+  current = task
+  return after(task, previous, co_resume(task.co, ...))
+end
+
+
+local function run_ready()
+  local batch, n = ready, ready_n
+  ready, ready_n = {}, 0
+  for i = 1, n do
+    local item = batch[i]
+    local task = item[1]
+    if not task.done then step(task, unpack(item, 3, 2 + item[2])) end
+  end
+end
+
+
+-- called by the core, once per turn
+local function turn()
+  while true do
+    local slot, value, err = next_done()
+    if not slot then break end
+    local waiter = waiting[slot]
+    waiting[slot] = nil
+    if type(waiter) == "function" then
+      waiter(value, err)
+    elseif waiter then
+      waiter.slot = nil
+      step(waiter, value, err)
+    elseif type(value) == "userdata" and value.release then
+      value:release() -- a lease nobody waits for any more
+    end
+  end
+  if ready_n > 0 then run_ready() end
+end
+
+core.set_turn_handler(turn)
+
+
+local M = {}
+
+
+--- May the caller wait? Raises misuse where it can't; returns the error that
+-- stops this task (cancelled, or past a deadline), else nil.
+---@param what string  name of the call, for the message
+function M.check(what)
+  local task = current
+  if not task then
+    errors.misuse(3, "%s waits: call it inside mtenant.run or a task", what)
+  end
+  if co_running() ~= task.co then
+    errors.misuse(3, "%s waits: it can't inside a coroutine of your own "
+      .. "(coroutine.wrap or coroutine.create)", what)
+  end
+  if not isyieldable() then
+    errors.misuse(3, "%s waits: it can't across a C call (table.sort, "
+      .. "string.gsub, a metamethod called from C)", what)
+  end
+  return task.cancelled or task.expired
+end
+
+
+--- Waits for the operation in a slot. Call check first.
+---@return any value
+---@return table|nil err
+function M.await(slot)
+  local task = current
+  waiting[slot] = task
+  task.slot = slot
+  return co_yield(WAIT)
+end
+
+
+--- Calls fn(value, err) when the operation in a slot is done.
+function M.when_done(slot, fn)
+  waiting[slot] = fn
+end
+
+
+-- waits until `start`'s argument is called; its arguments are the result
+local function suspend(start)
+  local task = current
+  local id = {}
+  task.wait = id
+  start(function(...)
+    if task.wait ~= id then return end
+    task.wait = nil
+    enqueue(task, ...)
+  end)
+  return co_yield(WAIT)
+end
+
+
+--- Suspends the calling task until a callback calls `resume(...)`; returns
+-- those values, or `nil, err` when the task is cancelled first.
+---@param start fun(resume: fun(...))
+function M.suspend(start)
+  local stop = M.check("task.suspend")
+  if stop then return nil, stop end
+  return suspend(start)
+end
+
+
+--- Suspends the calling task for ms milliseconds.
+---@param ms number
+---@return boolean|nil ok
+---@return table|nil err  code "cancelled" or "timeout"
+function M.sleep(ms)
+  if type(ms) ~= "number" or ms ~= ms then
+    errors.misuse(2, "sleep: ms must be a number, got %s", type(ms))
+  end
+  local stop = M.check("mtenant.sleep")
+  if stop then return nil, stop end
+  local ok, err = M.await(core.sleep(ms))
+  if err then return nil, current.cancelled or current.expired or err end
+  return ok
+end
+
+
+-- makes a waiting task go on with `nil, err`
+local function interrupt(task, code, err)
+  if task.slot then
+    cancel_slot(task.slot, code)
+  elseif task.wait then
+    task.wait = nil
+    enqueue(task, nil, err)
+  end
+end
+
+
+--- Starts fn(...) as a task of its own.
+---@return mtenant.Task
+function M.spawn(fn, ...)
+  if type(fn) ~= "function" then
+    errors.misuse(2, "spawn: fn must be a function, got %s", type(fn))
+  end
+  local task
+  task = setmetatable({
+    done = false,
+    co = co_create(function(...)
+      if task.cancelled then return nil, task.cancelled end
+      return fn(...)
+    end),
+  }, task_mt)
+  live[task] = true
+  enqueue(task, ...)
+  return task
+end
+
+
+-- waits for a task even when the caller itself is to stop
+local function join(task)
+  while not task.done do
+    suspend(function(resume)
+      task.joiners = task.joiners or {}
+      task.joiners[#task.joiners + 1] = resume
+    end)
+  end
+end
+
+
+--- Waits for the task; returns its values, raises its error.
+function task_methods:await()
+  self.observed = true
+  unobserved[self] = nil
+  if not self.done then
+    local stop = M.check("task:await")
+    if stop then return nil, stop end
+    local _, err = suspend(function(resume)
+      self.joiners = self.joiners or {}
+      self.joiners[#self.joiners + 1] = resume
+    end)
+    if not self.done then return nil, err end
+  end
+  if not self.ok then error(self.results[1], 0) end
+  return unpack(self.results, 1, self.results.n)
+end
+
+
+--- Asks the task to stop: the wait it is in, and every later one, fails with
+-- code "cancelled". Idempotent.
+---@param reason? string|mtenant.error
+function task_methods:cancel(reason)
+  if self.done or self.cancelled then return end
+  self.cancelled = errors.is(reason) and reason
+    or errors.new("cancelled", reason or "the task was cancelled")
+  interrupt(self, "cancelled", self.cancelled)
+end
+
+
+--- Cancels every task.
+---@param reason? string|mtenant.error
+function M.cancel_all(reason)
+  local all = {}
+  for task in pairs(live) do all[#all + 1] = task end
+  for i = 1, #all do all[i]:cancel(reason) end
+end
+
+
+--- Runs fn(...) with a deadline: what waits inside fails with code "timeout"
+-- once ms milliseconds have passed.
+---@param ms number
+---@param fn function
+---@return any ...  fn's values
+function M.with_deadline(ms, fn, ...)
+  if type(ms) ~= "number" or ms ~= ms or ms < 0 then
+    errors.misuse(2, "with_deadline: ms must be a number >= 0")
+  end
+  if type(fn) ~= "function" then
+    errors.misuse(2, "with_deadline: fn must be a function, got %s", type(fn))
+  end
+  local stop = M.check("mtenant.with_deadline")
+  if stop then return nil, stop end
+  local task, over = current, false
+  local expired = errors.new("timeout",
+    string.format("the deadline of %g ms has passed", ms))
+  local slot = core.sleep(ms)
+  waiting[slot] = function(_, err)
+    if over or err then return end
+    slot = nil
+    if task.cancelled or task.expired then return end
+    task.expired = expired
+    interrupt(task, "timeout", expired)
+  end
+  local res = pack(pcall(fn, ...))
+  over = true
+  if slot then cancel_slot(slot, "cancelled") end
+  if task.expired == expired then task.expired = nil end
+  if not res[1] then error(res[2], 0) end
+  return unpack(res, 2, res.n)
+end
+
+
+local function each_worker(state)
+  return function()
+    while state.next <= state.n and not state.raised do
+      local i = state.next
+      state.next = i + 1
+      local ok, value, err = pcall(state.fn, state.list[i], i)
+      if ok then
+        state.results[i] = value
+        if value == nil and err ~= nil then state.errors[i] = err end
+      elseif errors.is(value) and value.code ~= "misuse" then
+        state.errors[i] = value
+      else
+        state.raised = { value }
+      end
+    end
+  end
+end
+
+
+--- Calls fn(item, index) for every item, at most `concurrency` at a time; a
+-- slow one holds up nobody else.
+---@param list any[]
+---@param concurrency integer
+---@param fn fun(item: any, index: integer): any, any
+---@return table|nil results  first values in order, with n
+---@return table|nil errors   by index, for those that failed (`nil, err` or an
+--  mtenant error raised); nil when none did. Any other error raised stops the
+--  run and is raised again.
+function M.each(list, concurrency, fn)
+  if type(list) ~= "table" then
+    errors.misuse(2, "each: list must be a table, got %s", type(list))
+  end
+  if type(concurrency) ~= "number" or concurrency < 1
+    or concurrency ~= math.floor(concurrency) then
+    errors.misuse(2, "each: concurrency must be an integer of at least 1")
+  end
+  if type(fn) ~= "function" then
+    errors.misuse(2, "each: fn must be a function, got %s", type(fn))
+  end
+  local stop = M.check("mtenant.each")
+  if stop then return nil, stop end
+  local caller = current
+  local state = { list = list, n = list.n or #list, next = 1, fn = fn,
+                  results = {}, errors = {} }
+  state.results.n = state.n
+  local workers = {}
+  for i = 1, math.min(concurrency, state.n) do
+    workers[i] = M.spawn(each_worker(state))
+    workers[i].observed = true
+  end
+  for i = 1, #workers do
+    while not workers[i].done do
+      stop = caller.cancelled or caller.expired
+      if stop then
+        state.next = state.n + 1
+        for j = i, #workers do workers[j]:cancel() end
+      end
+      local joined = workers[i]
+      suspend(function(resume)
+        joined.joiners = joined.joiners or {}
+        joined.joiners[#joined.joiners + 1] = resume
+      end)
+    end
+    if not workers[i].ok then state.raised = { workers[i].results[1] } end
+  end
+  if state.raised then error(state.raised[1], 0) end
+  stop = caller.cancelled or caller.expired
+  if stop then return nil, stop end
+  return state.results, next(state.errors) and state.errors or nil
+end
+
+
+--- Runs fn(...) as a task on the module's own loop until it ends; inside a
+-- task it just calls it.
+---@return any ...  fn's values; raises its error
+function M.run(fn, ...)
+  if type(fn) ~= "function" then
+    errors.misuse(2, "run: fn must be a function, got %s", type(fn))
+  end
+  if current and co_running() == current.co then return fn(...) end
+  if current then
+    errors.misuse(2, "run: a loop runs already, and this is not its task")
+  end
+  local main = M.spawn(fn, ...)
+  main.observed = true
+  while not main.done do
+    core.run_once(true)
+    if ready_n == 0 and not main.done and next(waiting) == nil
+      and core.stats().loop_watchers == 0 then
+      error(errors.new("misuse", "every task waits for another one"), 2)
+    end
+  end
+  for task in pairs(unobserved) do report(task) end
+  unobserved[main] = nil
+  if not main.ok then error(main.results[1], 0) end
+  return unpack(main.results, 1, main.results.n)
+end
+
+
+--- The task that runs now, or nil.
+---@return mtenant.Task|nil
+function M.current()
+  return current
+end
+
+
+--- Where the last task that failed raised its error.
+---@return string|nil
+function M.last_traceback()
+  return last_traceback
+end
+
+
+--- Waits for a task without being stopped by the caller's own cancellation.
+M.join = join
+--- As suspend, but also while the caller is to stop: for clean-up that ends by
+-- itself.
+M.suspend_always = suspend
+M.pack, M.unpack = pack, unpack
+
+
+return M

@@ -1,0 +1,163 @@
+/*
+ * The database handle's C side: one tenant reference, and the start of plain
+ * queries. Everything that needs a lease is composed in lua/mtenant/.
+ */
+#include <string.h>
+
+#include "lua/mt_lua.h"
+
+typedef struct db_ud {
+  mt_tenant *t;
+} db_ud;
+
+void mt_lua_push_db(lua_State *L, mt_tenant *t) {
+  db_ud *d = lua_newuserdatauv(L, sizeof *d, 0);
+  d->t = NULL;
+  luaL_setmetatable(L, MT_LUA_DB);
+  d->t = t; /* the reference is ours */
+}
+
+static mt_tenant *check_tenant(lua_State *L) {
+  db_ud *d = luaL_checkudata(L, 1, MT_LUA_DB);
+  return d->t;
+}
+
+static const char *name_of(const mt_tenant *t) {
+  return t->shared ? "shared" : t->id;
+}
+
+static const char *const class_names[] = {"empty",   "plain", "ddl",    "block",
+                                          "session", "copy",  "control"};
+
+/* SQL at index 2, interned; raises for what is no SQL text. */
+static mt_sql *check_sql(lua_State *L, mt_manager *m) {
+  size_t len;
+  const char *sql;
+  mt_sql *s;
+  if (lua_type(L, 2) != LUA_TSTRING)
+    mt_lua_misuse(L, "sql: a string expected, got %s", luaL_typename(L, 2));
+  sql = lua_tolstring(L, 2, &len);
+  if (memchr(sql, '\0', len)) mt_lua_misuse(L, "sql: it has a NUL byte");
+  s = mt_manager_sql(m, sql, len);
+  if (!s) luaL_error(L, "not enough memory");
+  return s;
+}
+
+/*
+ * query(sql, as, timeout_ms or nil, json, ...)
+ *   -> slot | nil, err | false, class, keyword   (needs a lease, or refused)
+ */
+static int query(lua_State *L) {
+  mt_tenant *t = check_tenant(L);
+  mt_manager *m = t->manager;
+  int as = (int)luaL_checkinteger(L, 3);
+  double timeout = luaL_optnumber(L, 4, 0);
+  bool json = lua_toboolean(L, 5);
+  mt_error *err = NULL;
+  mt_params params;
+  mt_tenant *live;
+  mt_sql *sql;
+  mt_req *req;
+  mt_op *op;
+  mt_lua_params(L, 6, &params); /* raises: before anything is owned */
+  sql = check_sql(L, m);
+  if (sql->info.cls > MT_SQL_PLAIN || sql->info.statements != 1) {
+    lua_pushboolean(L, 0);
+    lua_pushstring(L, class_names[sql->info.cls]);
+    lua_pushstring(L, sql->info.control);
+    mt_sql_unref(sql);
+    return 3;
+  }
+  live = mt_tenant_live(t, &err);
+  req = live ? mt_req_new(MT_REQ_SCOPE, NULL, sql) : NULL;
+  mt_sql_unref(sql);
+  if (!req || mt_req_set_params(req, params.n, params.values, params.lens)) {
+    mt_req_free(req);
+    return mt_lua_fail(L, err, name_of(t));
+  }
+  op = mt_op_new(L, MT_OP_QUERY);
+  op->tenant = mt_tenant_ref(live);
+  op->as = (mt_as)as;
+  op->json = json;
+  req->timeout_ms = timeout;
+  mt_query_wire(op, req);
+  if (mt_tenant_submit(live, req, &err) == MT_OK)
+    return mt_op_push_slot(L, op);
+  mt_op_drop(op);
+  return mt_lua_fail(L, err, name_of(t));
+}
+
+/* ---- connecting ------------------------------------------------------------------------ */
+
+static void on_connected(void *data, const mt_error *err, int attempts,
+                         double total_ms) {
+  mt_op *op = data;
+  mt_error *e = NULL;
+  op->flight = NULL;
+  op->attempts = attempts;
+  op->total_ms = total_ms;
+  if (err) e = op->stop ? mt_error_new(op->stop, "%s while connecting",
+                                       op->stop == MT_E_TIMEOUT ? "timed out"
+                                                                : "cancelled")
+                        : mt_error_ref(err);
+  mt_op_finish(op, e);
+}
+
+/* connect() -> slot | nil, err; the result is the number of attempts */
+static int connect_tenant(lua_State *L) {
+  mt_tenant *t = check_tenant(L);
+  mt_error *err = NULL;
+  mt_op *op = mt_op_new(L, MT_OP_CONNECT);
+  op->tenant = mt_tenant_ref(t);
+  if (mt_tenant_connect(t, on_connected, op, &op->flight, &err) == MT_OK)
+    return mt_op_push_slot(L, op);
+  mt_op_drop(op);
+  return mt_lua_fail(L, err, name_of(t));
+}
+
+/* ---- leases ---------------------------------------------------------------------------- */
+
+static void on_acquired(mt_acquire *a, mt_lease *l, const mt_error *err) {
+  mt_op *op = a->data;
+  op->acquire = NULL;
+  op->lease = l;
+  mt_op_finish(op, err ? mt_error_ref(err) : NULL);
+}
+
+/* acquire() -> slot | nil, err; the result is a lease */
+static int acquire(lua_State *L) {
+  mt_tenant *t = check_tenant(L);
+  mt_error *err = NULL;
+  mt_tenant *live = mt_tenant_live(t, &err);
+  mt_op *op;
+  if (!live) return mt_lua_fail(L, err, name_of(t));
+  op = mt_op_new(L, MT_OP_ACQUIRE);
+  op->tenant = mt_tenant_ref(live);
+  if (mt_tenant_acquire(live, on_acquired, op, &op->acquire, &err) == MT_OK)
+    return mt_op_push_slot(L, op);
+  mt_op_drop(op);
+  return mt_lua_fail(L, err, name_of(t));
+}
+
+static int schema(lua_State *L) {
+  const char *s = mt_tenant_schema(check_tenant(L));
+  lua_pushstring(L, s); /* nil for NULL */
+  return 1;
+}
+
+static int db_gc(lua_State *L) {
+  db_ud *d = luaL_checkudata(L, 1, MT_LUA_DB);
+  if (d->t) mt_tenant_unref(d->t);
+  d->t = NULL;
+  return 0;
+}
+
+void mt_lua_db_register(lua_State *L) {
+  static const luaL_Reg methods[] = {{"query", query},
+                                     {"connect", connect_tenant},
+                                     {"acquire", acquire},
+                                     {"schema", schema},
+                                     {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};
+  mt_lua_newclass(L, MT_LUA_DB, methods, meta);
+}

@@ -1,0 +1,408 @@
+/*
+ * The manager's userdata: configuration from a checked Lua table, callbacks
+ * into one Lua function, and the calls that do not wait. See
+ * lua/mtenant/manager.lua for the other half.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "lua/mt_lua.h"
+
+/* ---- callbacks: function(kind, ...) ------------------------------------------------------- */
+
+static bool start_call(mt_manager_ud *u, const char *kind) {
+  if (!u || u->rt->closing || u->callbacks == LUA_NOREF) return false;
+  if (!lua_checkstack(u->rt->L, 24)) return false;
+  lua_rawgeti(u->rt->L, LUA_REGISTRYINDEX, u->callbacks);
+  lua_pushstring(u->rt->L, kind);
+  return true;
+}
+
+static void on_resolve(mt_manager *m, const char *id, uint64_t token,
+                       void *data) {
+  mt_manager_ud *u = data;
+  mt_error *err;
+  if (start_call(u, "resolve")) {
+    lua_pushstring(u->rt->L, id);
+    lua_pushlightuserdata(u->rt->L, (void *)(uintptr_t)token);
+    if (mt_lua_call(u->rt, 3, 0, "resolve")) return;
+  }
+  err = mt_error_new(MT_E_POLICY, "the resolver of \"%s\" failed", id);
+  mt_manager_resolved(m, token, NULL, err);
+  mt_error_unref(err);
+}
+
+static void on_retry(mt_manager *m, const char *id, int attempt,
+                     const mt_error *err, double elapsed_ms, double *delay_ms,
+                     void *data) {
+  mt_manager_ud *u = data;
+  lua_State *L = u->rt->L;
+  (void)m;
+  if (!start_call(u, "retry")) return;
+  lua_pushstring(L, id);
+  lua_pushinteger(L, attempt);
+  mt_lua_push_error(L, u->rt, err, id, attempt);
+  lua_pushnumber(L, elapsed_ms);
+  lua_pushinteger(L, (lua_Integer)*delay_ms);
+  if (!mt_lua_call(u->rt, 6, 1, "on_retry")) return;
+  if (lua_type(L, -1) == LUA_TNUMBER)
+    *delay_ms = lua_tonumber(L, -1) < 0 ? 0 : lua_tonumber(L, -1);
+  else if (lua_type(L, -1) == LUA_TBOOLEAN && !lua_toboolean(L, -1))
+    *delay_ms = -1;
+  lua_pop(L, 1);
+}
+
+static bool is_retryable(mt_manager *m, const mt_error *err, void *data) {
+  mt_manager_ud *u = data;
+  bool yes;
+  (void)m;
+  if (!start_call(u, "is_retryable")) return err->retryable;
+  mt_lua_push_error(u->rt->L, u->rt, err, NULL, 0);
+  if (!mt_lua_call(u->rt, 2, 1, "is_retryable")) return err->retryable;
+  yes = lua_toboolean(u->rt->L, -1);
+  lua_pop(u->rt->L, 1);
+  return yes;
+}
+
+static void set_string(lua_State *L, const char *key, const char *v) {
+  if (!v) return;
+  lua_pushstring(L, v);
+  lua_setfield(L, -2, key);
+}
+
+static void set_number(lua_State *L, const char *key, double v) {
+  lua_pushnumber(L, v);
+  lua_setfield(L, -2, key);
+}
+
+static void on_event(mt_manager *m, const mt_event *ev, void *data) {
+  mt_manager_ud *u = data;
+  lua_State *L = u->rt->L;
+  (void)m;
+  if (!start_call(u, "event")) return;
+  lua_createtable(L, 0, 8);
+  set_string(L, "kind", ev->kind);
+  set_string(L, "tenant_id", ev->tenant_id);
+  set_string(L, "schema", ev->schema);
+  set_string(L, "reason", ev->reason);
+  if (ev->attempt > 0) {
+    lua_pushinteger(L, ev->attempt);
+    lua_setfield(L, -2, "attempt");
+    lua_pushinteger(L, ev->max_attempts);
+    lua_setfield(L, -2, "max_attempts");
+    set_number(L, "delay_ms", ev->delay_ms);
+    set_number(L, "total_time_ms", ev->total_time_ms);
+  }
+  if (ev->error) {
+    mt_lua_push_error(L, u->rt, ev->error, ev->tenant_id, ev->attempt);
+    lua_setfield(L, -2, "error");
+  }
+  mt_lua_call(u->rt, 2, 0, "event callback");
+}
+
+static bool password(mt_manager *m, char *buf, size_t size, void *data) {
+  mt_manager_ud *u = data;
+  const char *s;
+  size_t len = 0;
+  bool ok;
+  (void)m;
+  if (!start_call(u, "password")) return false;
+  if (!mt_lua_call(u->rt, 1, 1, "password function")) return false;
+  s = lua_tolstring(u->rt->L, -1, &len);
+  ok = s && len < size;
+  if (ok) memcpy(buf, s, len + 1);
+  lua_pop(u->rt->L, 1);
+  return ok;
+}
+
+/* ---- configuration ------------------------------------------------------------------------------ */
+
+static double num(lua_State *L, const char *key, double otherwise) {
+  double v;
+  lua_getfield(L, 1, key);
+  v = lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : otherwise;
+  lua_pop(L, 1);
+  return v;
+}
+
+static bool flag(lua_State *L, const char *key) {
+  bool v;
+  lua_getfield(L, 1, key);
+  v = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return v;
+}
+
+/* Stays valid while the table at index 1 holds it. */
+static const char *str(lua_State *L, const char *key) {
+  const char *s;
+  lua_getfield(L, 1, key);
+  s = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+  lua_pop(L, 1);
+  return s;
+}
+
+static mt_jitter jitter(lua_State *L) {
+  static const char *const names[] = {"none", "seed", "full", "equal",
+                                      "decorrelated"};
+  const char *s = str(L, "jitter");
+  int i;
+  for (i = 0; s && i < 5; i++)
+    if (strcmp(s, names[i]) == 0) return (mt_jitter)i;
+  return MT_JITTER_SEED;
+}
+
+enum { MAX_PATH_NAMES = 32 };
+
+static void read_path(lua_State *L, const char **path) {
+  int n = 0;
+  lua_getfield(L, 1, "search_path");
+  if (lua_istable(L, -1)) {
+    for (; n < MAX_PATH_NAMES; n++) {
+      lua_rawgeti(L, -1, n + 1);
+      path[n] = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+      lua_pop(L, 1);
+      if (!path[n]) break;
+    }
+  }
+  path[n] = NULL;
+  lua_pop(L, 1);
+}
+
+static void read_config(lua_State *L, mt_manager_config *c,
+                        const char **path) {
+  mt_manager_config_init(c);
+  c->url = str(L, "url");
+  if (str(L, "application_name"))
+    c->application_name = str(L, "application_name");
+  c->pool_max = (int)num(L, "pool_max", c->pool_max);
+  c->pool_min = (int)num(L, "pool_min", c->pool_min);
+  c->max_waiting = (int)num(L, "max_waiting", c->max_waiting);
+  c->cache_statements = (int)num(L, "cache_statements", c->cache_statements);
+  c->idle_timeout_ms = num(L, "idle_timeout_ms", c->idle_timeout_ms);
+  c->connect_timeout_ms = num(L, "connect_timeout_ms", c->connect_timeout_ms);
+  c->acquire_timeout_ms = num(L, "acquire_timeout_ms", c->acquire_timeout_ms);
+  c->max_lifetime_ms = num(L, "max_lifetime_ms", c->max_lifetime_ms);
+  c->cancel_timeout_ms = num(L, "cancel_timeout_ms", c->cancel_timeout_ms);
+  c->max_connections = (int)num(L, "max_connections", 0);
+  c->max_tenants_touched =
+      (int)num(L, "max_tenants_touched", c->max_tenants_touched);
+  c->retry.max_attempts = (int)num(L, "max_attempts", c->retry.max_attempts);
+  c->retry.initial_delay_ms =
+      num(L, "initial_delay_ms", c->retry.initial_delay_ms);
+  c->retry.max_delay_ms = num(L, "max_delay_ms", c->retry.max_delay_ms);
+  c->retry.multiplier = num(L, "backoff_multiplier", c->retry.multiplier);
+  c->retry.jitter = jitter(L);
+  c->retry.deadline_ms = num(L, "deadline_ms", 0);
+  c->dedicated = flag(L, "dedicated");
+  c->verify_schema = flag(L, "verify_schema");
+  c->max_pools = (int)num(L, "max_pools", c->max_pools);
+  c->pool_ttl_ms = num(L, "pool_ttl_ms", c->pool_ttl_ms);
+  c->seed = (uint64_t)num(L, "seed", 0);
+  read_path(L, path);
+  if (path[0]) c->search_path = path;
+}
+
+/* manager(config, callbacks) -> manager | nil, err; config is a flat table of
+ * checked values, has_on_retry etc. say which callbacks there are */
+int mt_lua_manager_new(lua_State *L) {
+  mt_manager_config c;
+  const char *path[MAX_PATH_NAMES + 1];
+  mt_manager_callbacks cbs = {.resolve = on_resolve, .on_event = on_event};
+  mt_error *err = NULL;
+  mt_manager_ud *u;
+  luaL_checktype(L, 1, LUA_TTABLE);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  read_config(L, &c, path);
+  if (flag(L, "has_on_retry")) cbs.on_retry = on_retry;
+  if (flag(L, "has_is_retryable")) cbs.is_retryable = is_retryable;
+  if (flag(L, "has_password")) cbs.password = password;
+  u = lua_newuserdatauv(L, sizeof *u, 0);
+  memset(u, 0, sizeof *u);
+  u->rt = mt_lua_rt(L);
+  u->callbacks = LUA_NOREF;
+  luaL_setmetatable(L, MT_LUA_MANAGER);
+  lua_pushvalue(L, 2);
+  u->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
+  if (mt_manager_new(u->rt->reactor, &c, &cbs, u, &u->m, &err) == MT_OK) {
+    u->rt->managers++;
+    return 1;
+  }
+  luaL_unref(L, LUA_REGISTRYINDEX, u->callbacks);
+  u->callbacks = LUA_NOREF;
+  return mt_lua_fail(L, err, NULL);
+}
+
+/* ---- methods -------------------------------------------------------------------------------------- */
+
+static mt_manager_ud *check(lua_State *L) {
+  return luaL_checkudata(L, 1, MT_LUA_MANAGER);
+}
+
+static int tenant(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  const char *id = luaL_checkstring(L, 2);
+  mt_error *err = NULL;
+  mt_tenant *t;
+  if (mt_manager_tenant(u->m, id, &t, &err) != MT_OK)
+    return mt_lua_fail(L, err, id);
+  mt_lua_push_db(L, t);
+  return 1;
+}
+
+static int shared(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  mt_error *err = NULL;
+  mt_tenant *t;
+  if (mt_manager_shared(u->m, &t, &err) != MT_OK)
+    return mt_lua_fail(L, err, "shared");
+  mt_lua_push_db(L, t);
+  return 1;
+}
+
+static const char *field(lua_State *L, int table, const char *key) {
+  const char *s;
+  lua_getfield(L, table, key);
+  s = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
+  lua_pop(L, 1);
+  return s;
+}
+
+/* An error object of Lua's as one of ours. */
+static mt_error *error_from(lua_State *L, int index) {
+  const char *text, *code = NULL;
+  mt_error *e;
+  int c;
+  if (lua_istable(L, index)) {
+    code = field(L, index, "code");
+    text = field(L, index, "message");
+  } else {
+    text = lua_tostring(L, index);
+  }
+  c = code ? mt_code_from_name(code) : 0;
+  e = mt_error_new(c ? c : MT_E_POLICY, "%s", text ? text : "no route");
+  if (e->refs && lua_istable(L, index)) {
+    lua_getfield(L, index, "retryable");
+    e->retryable = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+  }
+  return e;
+}
+
+/* resolved(token, route) or resolved(token, nil, err) */
+static int resolved(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  uint64_t token = (uint64_t)(uintptr_t)lua_touserdata(L, 2);
+  mt_error *err = NULL;
+  luaL_argcheck(L, token != 0, 2, "token expected");
+  if (lua_istable(L, 3)) {
+    mt_route r = {field(L, 3, "url"), field(L, 3, "schema"),
+                  field(L, 3, "role")};
+    mt_manager_resolved(u->m, token, &r, NULL);
+    return 0;
+  }
+  if (!lua_isnoneornil(L, 4)) err = error_from(L, 4);
+  mt_manager_resolved(u->m, token, NULL, err);
+  mt_error_unref(err);
+  return 0;
+}
+
+static int has(lua_State *L) {
+  lua_pushboolean(L, mt_manager_find(check(L)->m, luaL_checkstring(L, 2)) !=
+                         NULL);
+  return 1;
+}
+
+static int count(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)mt_manager_count(check(L)->m));
+  return 1;
+}
+
+static int ids(lua_State *L) {
+  mt_manager *m = check(L)->m;
+  mt_tenant *t = NULL;
+  lua_Integer n = 0;
+  lua_newtable(L);
+  while ((t = mt_manager_next(m, t))) {
+    lua_pushstring(L, t->id);
+    lua_rawseti(L, -2, ++n);
+  }
+  return 1;
+}
+
+/* schema(id) -> schema of the cached route or nil */
+static int schema(lua_State *L) {
+  mt_tenant *t = mt_manager_find(check(L)->m, luaL_checkstring(L, 2));
+  lua_pushstring(L, t ? mt_tenant_schema(t) : NULL);
+  return 1;
+}
+
+static int evict(lua_State *L) {
+  lua_pushboolean(
+      L, mt_manager_evict(check(L)->m, luaL_checkstring(L, 2), "manual"));
+  return 1;
+}
+
+static void on_disposed(void *data) { mt_op_finish(data, NULL); }
+
+/* dispose(timeout_ms or nil) -> slot */
+static int dispose(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  double timeout = luaL_optnumber(L, 2, 0);
+  mt_op *op = mt_op_new(L, MT_OP_DISPOSE);
+  mt_manager_dispose(u->m, timeout, on_disposed, op);
+  return mt_op_push_slot(L, op);
+}
+
+static int disposed(lua_State *L) {
+  lua_pushboolean(L, mt_manager_disposed(check(L)->m));
+  return 1;
+}
+
+static int random_unit(lua_State *L) {
+  lua_pushnumber(L, mt_manager_random(check(L)->m));
+  return 1;
+}
+
+static int stats(lua_State *L) {
+  mt_pool_stats s;
+  int connections;
+  mt_manager_stats(check(L)->m, &s, &connections);
+  lua_createtable(L, 0, 10);
+  set_number(L, "open", connections);
+  set_number(L, "peak", s.peak);
+  set_number(L, "opened", (double)s.opened);
+  set_number(L, "lost", (double)s.lost);
+  set_number(L, "connect_failures", (double)s.connect_failures);
+  set_number(L, "retired", (double)s.retired);
+  set_number(L, "tainted", (double)s.tainted);
+  set_number(L, "leases", (double)s.leases);
+  set_number(L, "requests", (double)s.requests);
+  return 1;
+}
+
+static int manager_gc(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  if (!u->m) return 0;
+  luaL_unref(L, LUA_REGISTRYINDEX, u->callbacks);
+  u->callbacks = LUA_NOREF;
+  mt_manager_dispose(u->m, 500, NULL, NULL);
+  mt_manager_detach(u->m);
+  mt_manager_free(u->m);
+  u->m = NULL;
+  u->rt->managers--;
+  return 0;
+}
+
+void mt_lua_manager_register(lua_State *L) {
+  static const luaL_Reg methods[] = {
+      {"tenant", tenant},     {"shared", shared},   {"resolved", resolved},
+      {"has", has},           {"count", count},     {"ids", ids},
+      {"schema", schema},     {"evict", evict},     {"dispose", dispose},
+      {"disposed", disposed}, {"random", random_unit}, {"stats", stats},
+      {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", manager_gc}, {NULL, NULL}};
+  mt_lua_newclass(L, MT_LUA_MANAGER, methods, meta);
+}

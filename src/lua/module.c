@@ -1,0 +1,345 @@
+/*
+ * luaopen_mtenant_core: the runtime, error objects, protected calls and the
+ * module's functions. See mt_lua.h.
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "lua/mt_lua.h"
+#include "pg/quote.h"
+
+/* ---- runtime ---------------------------------------------------------------- */
+
+mt_rt *mt_lua_rt(lua_State *L) {
+  mt_rt *rt;
+  lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
+  rt = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return rt;
+}
+
+/* Closes what the VM left open; bounded, since servers may be stalled. */
+static void drain(mt_rt *rt) {
+  double until = mt_reactor_now(rt->reactor) + 2000;
+  while (mt_reactor_live(rt->reactor) > 0 &&
+         mt_reactor_now(rt->reactor) < until)
+    mt_reactor_run_once(rt->reactor, false);
+  mt_reactor_run_once(rt->reactor, false);
+}
+
+static int rt_gc(lua_State *L) {
+  mt_rt *rt = lua_touserdata(L, 1);
+  if (!rt->reactor) return 0;
+  rt->closing = true;
+  mt_ops_close(rt);
+  drain(rt);
+  mt_ops_close(rt); /* flights have ended now */
+  mt_defer_del(&rt->deliver);
+  mt_reactor_free(rt->reactor);
+  rt->reactor = NULL;
+  mt_free(rt->ops);
+  mt_free(rt->free_slots);
+  return 0;
+}
+
+static void deliver(mt_defer *d) {
+  mt_rt *rt = mt_container(d, mt_rt, deliver);
+  int running;
+  if (rt->closing || rt->turn_ref == LUA_NOREF) return;
+  running = lua_gc(rt->L, LUA_GCISRUNNING);
+  lua_rawgeti(rt->L, LUA_REGISTRYINDEX, rt->turn_ref);
+  mt_lua_call(rt, 0, 0, "scheduler");
+  if (running && !lua_gc(rt->L, LUA_GCISRUNNING)) /* memory ran out midway */
+    lua_gc(rt->L, LUA_GCRESTART);
+}
+
+static mt_rt *rt_new(lua_State *L) {
+  mt_rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
+  memset(rt, 0, sizeof *rt);
+  rt->turn_ref = rt->error_mt_ref = rt->marker_mt_ref = rt->json_ref =
+      LUA_NOREF;
+  rt->deliver.cb = deliver;
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, rt_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  if (mt_reactor_ev_new(NULL, &rt->reactor) != MT_OK)
+    luaL_error(L, "mtenant: no memory for an event loop");
+  rt->owns_loop = true;
+  lua_setfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
+  rt->L = lua_newthread(L);
+  rt->thread_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  return rt;
+}
+
+/* ---- protected calls ------------------------------------------------------------ */
+
+static int traceback(lua_State *L) {
+  const char *msg = luaL_tolstring(L, 1, NULL);
+  luaL_traceback(L, L, msg, 1);
+  return 1;
+}
+
+bool mt_lua_call(mt_rt *rt, int nargs, int nresults, const char *what) {
+  lua_State *L = rt->L;
+  int base = lua_gettop(L) - nargs, rc;
+  lua_pushcfunction(L, traceback);
+  lua_insert(L, base);
+  rc = lua_pcall(L, nargs, nresults, base);
+  if (rc == LUA_OK) {
+    lua_remove(L, base);
+    return true;
+  }
+  if (rc == LUA_YIELD) {
+    mt_lua_resetthread(L);
+    fprintf(stderr, "[mtenant] %s: attempt to yield from a callback\n", what);
+    return false;
+  }
+  fprintf(stderr, "[mtenant] error in %s: %s\n", what, lua_tostring(L, -1));
+  lua_settop(L, base - 1);
+  return false;
+}
+
+/* ---- errors ----------------------------------------------------------------------- */
+
+static void set_string(lua_State *L, const char *key, const char *value) {
+  if (!value || !*value) return;
+  lua_pushstring(L, value);
+  lua_setfield(L, -2, key);
+}
+
+void mt_lua_push_error(lua_State *L, mt_rt *rt, const mt_error *err,
+                       const char *tenant_id, int attempts) {
+  lua_createtable(L, 0, 10);
+  set_string(L, "code", mt_code_name(err->code));
+  set_string(L, "message", err->message);
+  set_string(L, "sqlstate", err->sqlstate);
+  set_string(L, "severity", err->severity);
+  set_string(L, "detail", err->detail);
+  set_string(L, "hint", err->hint);
+  set_string(L, "statement", err->statement);
+  set_string(L, "server", err->server);
+  set_string(L, "tenant_id", tenant_id);
+  if (err->position > 0) {
+    lua_pushinteger(L, err->position);
+    lua_setfield(L, -2, "position");
+  }
+  if (attempts > 0) {
+    lua_pushinteger(L, attempts);
+    lua_setfield(L, -2, "attempts");
+  }
+  lua_pushboolean(L, err->retryable);
+  lua_setfield(L, -2, "retryable");
+  lua_pushboolean(L, err->ambiguous);
+  lua_setfield(L, -2, "ambiguous");
+  if (rt->error_mt_ref == LUA_NOREF) return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, rt->error_mt_ref);
+  lua_setmetatable(L, -2);
+}
+
+int mt_lua_fail(lua_State *L, mt_error *err, const char *tenant_id) {
+  if (!err) err = mt_error_oom();
+  lua_pushnil(L);
+  mt_lua_push_error(L, mt_lua_rt(L), err, tenant_id, 0);
+  mt_error_unref(err);
+  return 2;
+}
+
+int mt_lua_misuse(lua_State *L, const char *fmt, ...) {
+  mt_rt *rt = mt_lua_rt(L);
+  char text[400];
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(text, sizeof text, fmt, ap);
+  va_end(ap);
+  lua_createtable(L, 0, 4);
+  lua_pushstring(L, "misuse");
+  lua_setfield(L, -2, "code");
+  luaL_where(L, 2);
+  lua_pushstring(L, text);
+  lua_concat(L, 2);
+  lua_setfield(L, -2, "message");
+  lua_pushboolean(L, 0);
+  lua_setfield(L, -2, "retryable");
+  lua_pushboolean(L, 0);
+  lua_setfield(L, -2, "ambiguous");
+  if (rt->error_mt_ref != LUA_NOREF) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, rt->error_mt_ref);
+    lua_setmetatable(L, -2);
+  }
+  lua_error(L);
+  for (;;) {
+  }
+}
+
+/* ---- functions --------------------------------------------------------------------- */
+
+void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
+                     const luaL_Reg *meta) {
+  luaL_newmetatable(L, name);
+  luaL_setfuncs(L, meta, 0);
+  if (methods) {
+    lua_newtable(L);
+    luaL_setfuncs(L, methods, 0);
+    lua_setfield(L, -2, "__index");
+  }
+  lua_pop(L, 1);
+}
+
+static int set_ref(lua_State *L, int *ref) {
+  luaL_unref(L, LUA_REGISTRYINDEX, *ref);
+  lua_settop(L, 1);
+  *ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+static int set_turn_handler(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  return set_ref(L, &mt_lua_rt(L)->turn_ref);
+}
+
+static int set_error_metatable(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  return set_ref(L, &mt_lua_rt(L)->error_mt_ref);
+}
+
+static int set_marker_metatable(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  return set_ref(L, &mt_lua_rt(L)->marker_mt_ref);
+}
+
+static int set_json_decoder(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  return set_ref(L, &mt_lua_rt(L)->json_ref);
+}
+
+/* post(): another turn without blocking, with a call of the turn handler */
+static int post(lua_State *L) {
+  mt_rt *rt = mt_lua_rt(L);
+  mt_defer_add(rt->reactor, &rt->deliver, MT_DEFER_DELIVER);
+  return 0;
+}
+
+static int run_once(lua_State *L) {
+  mt_rt *rt = mt_lua_rt(L);
+  mt_reactor_run_once(rt->reactor, lua_toboolean(L, 1));
+  return 0;
+}
+
+static int now_ms(lua_State *L) {
+  lua_pushnumber(L, mt_reactor_now(mt_lua_rt(L)->reactor));
+  return 1;
+}
+
+/* backoff(initial, max, multiplier, jitter, attempt, u, previous) */
+static int backoff(lua_State *L) {
+  static const char *const names[] = {"none",  "true",         "full",
+                                      "equal", "decorrelated", NULL};
+  mt_retry_policy p = MT_RETRY_POLICY_DEFAULT;
+  p.initial_delay_ms = luaL_checknumber(L, 1);
+  p.max_delay_ms = luaL_checknumber(L, 2);
+  p.multiplier = luaL_checknumber(L, 3);
+  p.jitter = (mt_jitter)luaL_checkoption(L, 4, NULL, names);
+  lua_pushinteger(L, (lua_Integer)mt_backoff_delay(
+                         &p, (int)luaL_checkinteger(L, 5),
+                         luaL_checknumber(L, 6), luaL_optnumber(L, 7, 0)));
+  return 1;
+}
+
+static const char *check_text(lua_State *L, size_t *len) {
+  const char *s = luaL_checklstring(L, 1, len);
+  if (!mt_utf8_valid(s, *len))
+    mt_lua_misuse(L, "argument 1: not valid UTF-8, or a NUL in it");
+  return s;
+}
+
+static int push_quoted(lua_State *L, char *quoted) {
+  if (!quoted) return luaL_error(L, "not enough memory");
+  lua_pushstring(L, quoted);
+  mt_free(quoted);
+  return 1;
+}
+
+static int quote_ident(lua_State *L) {
+  size_t len;
+  const char *s = check_text(L, &len);
+  return push_quoted(L, mt_quote_ident(s, len));
+}
+
+static int quote_literal(lua_State *L) {
+  size_t len;
+  const char *s = check_text(L, &len);
+  return push_quoted(L, mt_quote_literal(s, len));
+}
+
+/* classify(sql) -> "plain" | "ddl" | ..., control keyword or nil */
+static int classify(lua_State *L) {
+  static const char *const names[] = {"empty",   "plain", "ddl",    "block",
+                                      "session", "copy",  "control"};
+  size_t len;
+  const char *sql = luaL_checklstring(L, 1, &len);
+  mt_sql_info info;
+  mt_sql_classify(sql, len, &info);
+  lua_pushstring(L, names[info.cls]);
+  if (info.control[0])
+    lua_pushstring(L, info.control);
+  else
+    lua_pushnil(L);
+  lua_pushboolean(L, info.lasting);
+  lua_pushinteger(L, info.statements);
+  return 4;
+}
+
+/* stats() -> what is alive, for leak checks */
+static int stats(lua_State *L) {
+  mt_rt *rt = mt_lua_rt(L);
+  lua_createtable(L, 0, 5);
+  lua_pushinteger(L, rt->nops - rt->nfree);
+  lua_setfield(L, -2, "operations");
+  lua_pushinteger(L, rt->managers);
+  lua_setfield(L, -2, "managers");
+  lua_pushinteger(L, rt->leases);
+  lua_setfield(L, -2, "leases");
+  lua_pushinteger(L, rt->watchers);
+  lua_setfield(L, -2, "fd_watchers");
+  lua_pushinteger(L, (lua_Integer)mt_reactor_live(rt->reactor));
+  lua_setfield(L, -2, "loop_watchers");
+  return 1;
+}
+
+static const luaL_Reg functions[] = {
+    {"set_turn_handler", set_turn_handler},
+    {"set_error_metatable", set_error_metatable},
+    {"set_marker_metatable", set_marker_metatable},
+    {"set_json_decoder", set_json_decoder},
+    {"post", post},
+    {"run_once", run_once},
+    {"now_ms", now_ms},
+    {"backoff", backoff},
+    {"quote_ident", quote_ident},
+    {"quote_literal", quote_literal},
+    {"classify", classify},
+    {"stats", stats},
+    {"manager", mt_lua_manager_new},
+    {"watch_fd", mt_lua_watch_fd},
+    {NULL, NULL}};
+
+__attribute__((visibility("default"))) int luaopen_mtenant_core(lua_State *L);
+
+int luaopen_mtenant_core(lua_State *L) {
+  if (!mt_lua_rt(L)) rt_new(L);
+  mt_lua_manager_register(L);
+  mt_lua_db_register(L);
+  mt_lua_lease_register(L);
+  mt_lua_lazy_register(L);
+  mt_lua_watch_register(L);
+  luaL_newlib(L, functions);
+  luaL_setfuncs(L, mt_lua_ops_functions, 0);
+  lua_pushlightuserdata(L, NULL);
+  lua_setfield(L, -2, "null");
+  lua_pushstring(L, MT_VERSION);
+  lua_setfield(L, -2, "version");
+  return 1;
+}

@@ -1,0 +1,166 @@
+/*
+ * The binding's inside: one runtime per Lua VM, operations in numbered slots,
+ * completions handed to Lua once per turn of the loop.
+ *
+ * C never yields. A call that waits starts an operation and returns its slot;
+ * the Lua scheduler (lua/mtenant/task.lua) suspends the task; when the turn's
+ * completions are there, one Lua function is called, which fetches them with
+ * next_done() and resumes the tasks. Callbacks run by protected call on one
+ * anchored thread.
+ */
+#ifndef MT_LUA_MT_LUA_H
+#define MT_LUA_MT_LUA_H
+
+#include "lua/compat.h"
+#include "pg/result.h"
+#include "reactor/reactor.h"
+#include "tenant/tenant.h"
+
+typedef struct mt_rt mt_rt;
+typedef struct mt_op mt_op;
+
+typedef enum mt_op_kind {
+  MT_OP_SLEEP,
+  MT_OP_CONNECT, /* get_db_async */
+  MT_OP_ACQUIRE, /* a lease */
+  MT_OP_QUERY,   /* on a tenant or on a lease */
+  MT_OP_FETCH,   /* rows of a stream */
+  MT_OP_DISPOSE
+} mt_op_kind;
+
+/* How rows are handed out. Order as in lua/mtenant/db.lua. */
+typedef enum mt_as { MT_AS_ROWS, MT_AS_ARRAYS, MT_AS_LAZY } mt_as;
+
+typedef struct mt_manager_ud {
+  mt_rt *rt;
+  mt_manager *m; /* NULL: closed */
+  int callbacks; /* registry reference: function(kind, ...) */
+  bool has_on_retry, has_is_retryable, has_password;
+} mt_manager_ud;
+
+typedef struct mt_lease_ud {
+  mt_rt *rt;
+  mt_lease *lease;  /* NULL: released */
+  mt_tenant *tenant; /* a reference, for the scope */
+  mt_scope *scope;
+  char *begin;   /* sent with the first statement */
+  bool in_tx;    /* BEGIN was sent or will be */
+  bool session;  /* scope is set on the session */
+  bool scoped;   /* ... and was sent */
+  bool fence;    /* fence with the next statement */
+  mt_req *stream; /* single-row request in flight or done */
+  bool stream_done;
+  struct mt_op *fetch; /* waits for rows */
+} mt_lease_ud;
+
+struct mt_op {
+  mt_node node; /* rt->done */
+  int slot;
+  mt_op_kind kind;
+  mt_rt *rt;
+  bool finished;
+  mt_timer timer; /* sleep, or deadline of a query */
+  bool timer_user; /* the op's own timeout has passed */
+  int stop;        /* MT_E_TIMEOUT or MT_E_CANCELLED asked for, 0 no */
+  mt_req *req;
+  mt_tenant *tenant; /* a reference */
+  mt_flight *flight;
+  mt_acquire *acquire;
+  mt_lease *lease;
+  mt_lease_ud *lease_ud; /* its query runs on this lease */
+  int lease_ref;         /* registry reference to the lease userdata */
+  mt_as as;
+  bool json;
+  mt_error *err;
+  int attempts;
+  double total_ms;
+};
+
+struct mt_rt {
+  lua_State *L; /* anchored thread for callbacks */
+  int thread_ref, turn_ref, error_mt_ref, marker_mt_ref, json_ref;
+  mt_reactor *reactor;
+  mt_op **ops; /* by slot - 1 */
+  int nops, capops, *free_slots, nfree;
+  mt_list done;
+  mt_defer deliver;
+  bool closing; /* the VM goes away: Lua is not called any more */
+  bool owns_loop;
+  int managers, leases, watchers; /* alive, for leak checks */
+};
+
+#define MT_LUA_RUNTIME "mtenant.runtime"
+#define MT_LUA_MANAGER "mtenant.manager"
+#define MT_LUA_DB "mtenant.db"
+#define MT_LUA_LEASE "mtenant.lease"
+#define MT_LUA_LAZY "mtenant.lazy"
+#define MT_LUA_LAZY_ROW "mtenant.lazy_row"
+#define MT_LUA_WATCH "mtenant.watch"
+
+/* module.c */
+mt_rt *mt_lua_rt(lua_State *L);
+/* Calls the function and nargs arguments on rt->L; false when it raised (the
+ * message is logged to stderr with `what`) and nothing is left then. */
+bool mt_lua_call(mt_rt *rt, int nargs, int nresults, const char *what);
+/* Pushes an error object; tenant_id may be NULL. */
+void mt_lua_push_error(lua_State *L, mt_rt *rt, const mt_error *err,
+                       const char *tenant_id, int attempts);
+/* Pushes nil and the error, drops the reference, returns 2. */
+int mt_lua_fail(lua_State *L, mt_error *err, const char *tenant_id);
+/* Raises an error object of code misuse. */
+int mt_lua_misuse(lua_State *L, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3), noreturn));
+void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
+                     const luaL_Reg *meta);
+
+/* ops.c */
+mt_op *mt_op_new(lua_State *L, mt_op_kind kind);
+/* Its result is there (takes err's reference); it is delivered this turn. */
+void mt_op_finish(mt_op *op, mt_error *err);
+/* Undo for an operation that could not be started. */
+void mt_op_drop(mt_op *op);
+int mt_op_push_slot(lua_State *L, mt_op *op);
+extern const luaL_Reg mt_lua_ops_functions[];
+void mt_ops_close(mt_rt *rt);
+
+/* query.c */
+enum { MT_INLINE_PARAMS = 16 };
+typedef struct mt_params {
+  int n;
+  const char **values;
+  size_t *lens;
+  const char *inline_values[MT_INLINE_PARAMS];
+  size_t inline_lens[MT_INLINE_PARAMS];
+  char inline_bufs[MT_INLINE_PARAMS][40];
+} mt_params;
+/* Arguments from `first` on as texts, valid while they are on the stack;
+ * raises for what has no SQL form. Leaves one value more on the stack. */
+void mt_lua_params(lua_State *L, int first, mt_params *p);
+/* Prepares op and req for a query; wires them. */
+void mt_query_wire(mt_op *op, mt_req *req);
+void mt_query_cancel(mt_op *op, int code);
+
+/* rows.c */
+void mt_lua_push_rows(lua_State *L, mt_rt *rt, mt_req *req, mt_as as,
+                      bool json);
+/* Pushes an array of the streamed single-row results (cleared here). */
+void mt_lua_push_batch(lua_State *L, mt_rt *rt, mt_result **rows, int n,
+                       mt_as as, bool json);
+/* value.c */
+void mt_lua_push_value(lua_State *L, mt_rt *rt, const char *v, size_t len,
+                       unsigned type, bool json);
+
+/* lazy.c */
+void mt_lua_push_lazy(lua_State *L, mt_rt *rt, mt_req *req, bool json);
+void mt_lua_lazy_register(lua_State *L);
+/* manager.c, db.c, lease.c, watch.c */
+void mt_lua_manager_register(lua_State *L);
+int mt_lua_manager_new(lua_State *L);
+void mt_lua_db_register(lua_State *L);
+void mt_lua_push_db(lua_State *L, mt_tenant *t);
+void mt_lua_lease_register(lua_State *L);
+void mt_lua_push_lease(lua_State *L, mt_rt *rt, mt_op *op);
+void mt_lua_watch_register(lua_State *L);
+int mt_lua_watch_fd(lua_State *L);
+
+#endif

@@ -1,0 +1,214 @@
+/*
+ * Queries: parameters from Lua values, answers, deadlines and cancel; the
+ * same for a tenant's plain statements and for those on a lease.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "lua/mt_lua.h"
+
+/* ---- parameters -------------------------------------------------------------------- */
+
+static const char *number_text(lua_State *L, int arg, char *buf, size_t size) {
+  lua_Number x;
+  if (lua_isinteger(L, arg)) {
+    snprintf(buf, size, LUA_INTEGER_FMT, lua_tointeger(L, arg));
+    return buf;
+  }
+  x = lua_tonumber(L, arg);
+  if (isnan(x)) return "NaN";
+  if (isinf(x)) return x > 0 ? "Infinity" : "-Infinity";
+  snprintf(buf, size, "%.17g", x);
+  return buf;
+}
+
+/* A marker made by mtenant.json, .array or .bytea carries its text. */
+static const char *marker_text(lua_State *L, mt_rt *rt, int arg, int n,
+                               size_t *len) {
+  const char *s;
+  bool ok = false;
+  if (lua_getmetatable(L, arg)) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, rt->marker_mt_ref);
+    ok = lua_rawequal(L, -1, -2) != 0;
+    lua_pop(L, 2);
+  }
+  if (!ok)
+    mt_lua_misuse(L,
+                  "parameter %d is a table: wrap it with mtenant.json(), "
+                  "mtenant.array() or mtenant.bytea()",
+                  n);
+  lua_rawgeti(L, arg, 1);
+  s = lua_tolstring(L, -1, len);
+  lua_pop(L, 1); /* the marker keeps it */
+  return s;
+}
+
+static const char *param_text(lua_State *L, mt_rt *rt, int arg, int n,
+                              char *buf, size_t size, size_t *len) {
+  const char *s;
+  switch (lua_type(L, arg)) {
+    case LUA_TNIL:
+      return NULL;
+    case LUA_TLIGHTUSERDATA:
+      if (lua_touserdata(L, arg) == NULL) return NULL;
+      break;
+    case LUA_TBOOLEAN:
+      s = lua_toboolean(L, arg) ? "true" : "false";
+      *len = strlen(s);
+      return s;
+    case LUA_TNUMBER:
+      s = number_text(L, arg, buf, size);
+      *len = strlen(s);
+      return s;
+    case LUA_TSTRING:
+      s = lua_tolstring(L, arg, len);
+      if (memchr(s, '\0', *len))
+        mt_lua_misuse(L,
+                      "parameter %d has a NUL byte: text can't hold it, use "
+                      "mtenant.bytea()",
+                      n);
+      return s;
+    case LUA_TTABLE:
+      return marker_text(L, rt, arg, n, len);
+    default:
+      break;
+  }
+  mt_lua_misuse(L, "parameter %d is a %s, which has no SQL form", n,
+                luaL_typename(L, arg));
+}
+
+void mt_lua_params(lua_State *L, int first, mt_params *p) {
+  mt_rt *rt = mt_lua_rt(L);
+  char(*bufs)[40] = p->inline_bufs;
+  int i;
+  p->n = lua_gettop(L) - first + 1;
+  p->values = p->inline_values;
+  p->lens = p->inline_lens;
+  if (p->n > 65535)
+    mt_lua_misuse(L, "%d parameters: the protocol allows 65535", p->n);
+  if (p->n > MT_INLINE_PARAMS) {
+    size_t each = sizeof *p->values + sizeof *p->lens + sizeof *bufs;
+    char *block = lua_newuserdatauv(L, (size_t)p->n * each, 0);
+    p->values = (const char **)(void *)block;
+    p->lens = (size_t *)(void *)(p->values + p->n);
+    bufs = (char(*)[40])(void *)(p->lens + p->n);
+  }
+  for (i = 0; i < p->n; i++)
+    p->values[i] = param_text(L, rt, first + i, i + 1, bufs[i],
+                              sizeof bufs[i], &p->lens[i]);
+}
+
+/* ---- answers -------------------------------------------------------------------------- */
+
+/* 57014 says "cancelled" whoever asked: say who it was. */
+static mt_error *explain(const mt_op *op, mt_error *err) {
+  mt_error *e;
+  int code = op->stop;
+  if (strcmp(err->sqlstate, "57014") != 0) return err;
+  if (!code && op->timer_user) code = MT_E_TIMEOUT;
+  if (!code && op->req->timeout_ms > 0 && !op->req->cancelled)
+    code = MT_E_TIMEOUT;
+  if (!code) return err;
+  e = mt_error_dup(err);
+  if (e->refs) {
+    e->code = code;
+    e->retryable = false;
+  }
+  mt_error_unref(err);
+  return e;
+}
+
+static void on_finish(mt_req *req) {
+  mt_op *op = req->data;
+  mt_error *err = req->err;
+  if (!op) {
+    mt_req_free(req);
+    return;
+  }
+  req->err = NULL;
+  mt_op_finish(op, err ? explain(op, err) : NULL);
+}
+
+/* ---- deadlines and cancel ----------------------------------------------------------------- */
+
+static mt_error *stopped(const mt_op *op, int code, bool ambiguous) {
+  const char *what = code == MT_E_TIMEOUT ? "timed out" : "cancelled";
+  mt_error *e = mt_error_new(
+      code, ambiguous ? "%s while it ran: whether it took effect is unknown"
+                      : "%s before it was sent",
+      what);
+  if (e->refs) {
+    e->ambiguous = ambiguous;
+    mt_error_set_statement(e, mt_req_sql(op->req));
+  }
+  return e;
+}
+
+/* Nobody waits for the answer any more. */
+static void let_go(mt_op *op, int code) {
+  op->req->detached = true;
+  op->req->data = NULL;
+  mt_op_finish(op, stopped(op, code, true));
+  op->req = NULL;
+}
+
+static void taken_back(mt_op *op, int code) {
+  mt_op_finish(op, stopped(op, code, false));
+}
+
+void mt_query_cancel(mt_op *op, int code) {
+  if (op->stop) return;
+  if (op->lease_ud) {
+    op->stop = code;
+    if (op->lease_ud->lease && mt_lease_cancel(op->lease_ud->lease)) return;
+    if (op->req->cancelled) return; /* its answer is on the way */
+    let_go(op, code);
+    return;
+  }
+  switch (mt_tenant_cancel(op->tenant, op->req)) {
+    case MT_CANCEL_TAKEN:
+      taken_back(op, code);
+      return;
+    case MT_CANCEL_SENT:
+      op->stop = code;
+      return;
+    case MT_CANCEL_NONE:
+      if (op->req->cancelled)
+        op->stop = code;
+      else
+        let_go(op, code);
+  }
+}
+
+/* A plain statement's own timeout: the server ends it by statement_timeout;
+ * the client only waits a little longer for that answer. */
+static void on_deadline(mt_timer *t) {
+  mt_op *op = mt_container(t, mt_op, timer);
+  if (op->lease_ud) {
+    mt_query_cancel(op, MT_E_TIMEOUT);
+    return;
+  }
+  if (op->timer_user) {
+    let_go(op, MT_E_TIMEOUT);
+    return;
+  }
+  op->timer_user = true;
+  if (mt_tenant_take_back(op->tenant, op->req))
+    taken_back(op, MT_E_TIMEOUT);
+  else
+    mt_timer_set(
+        op->rt->reactor, t,
+        mt_manager_get_config(op->tenant->manager)->cancel_timeout_ms);
+}
+
+void mt_query_wire(mt_op *op, mt_req *req) {
+  op->req = req;
+  req->data = op;
+  req->on_finish = on_finish;
+  if (req->timeout_ms <= 0) return;
+  op->timer.cb = on_deadline;
+  req->deadline = mt_reactor_now(op->rt->reactor) + req->timeout_ms;
+  mt_timer_set(op->rt->reactor, &op->timer, req->timeout_ms);
+}

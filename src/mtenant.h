@@ -1,0 +1,265 @@
+/*
+ * mtenant.h: the public C API of libmtenant.
+ *
+ * An embedded runtime for multi-tenant PostgreSQL: pooled asynchronous
+ * connections, retry and tenant routing. Everything runs on one thread, the
+ * thread of the event loop; no call blocks. Names that start with `mt_` are
+ * the only exported ones. Durations are milliseconds (double) and end in
+ * `_ms`. Unless said otherwise a string argument is copied, a returned string
+ * belongs to the object it was read from.
+ */
+#ifndef MTENANT_H
+#define MTENANT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MT_VERSION "0.1.0"
+#define MT_ABI_VERSION 1
+
+#if defined(__GNUC__)
+#define MT_API __attribute__((visibility("default")))
+#else
+#define MT_API
+#endif
+
+/* ---- errors ------------------------------------------------------------ */
+
+/* X(enum suffix, name, retryable while connecting) */
+#define MT_CODE_MAP(X)                              \
+  X(REFUSED, "refused", 1)                          \
+  X(UNREACHABLE, "unreachable", 1)                  \
+  X(DNS, "dns", 1)                                  \
+  X(AUTH, "auth", 0)                                \
+  X(TLS, "tls", 0)                                  \
+  X(STARTING_UP, "starting_up", 1)                  \
+  X(TOO_MANY_CONNECTIONS, "too_many_connections", 1) \
+  X(CONNECTION_LOST, "connection_lost", 1)          \
+  X(TIMEOUT, "timeout", 0)                          \
+  X(CANCELLED, "cancelled", 0)                      \
+  X(POOL_EXHAUSTED, "pool_exhausted", 0)            \
+  X(BREAKER_OPEN, "breaker_open", 0)                \
+  X(TENANT_NOT_FOUND, "tenant_not_found", 0)        \
+  X(INVALID_TENANT_ID, "invalid_tenant_id", 0)      \
+  X(POLICY, "policy", 0)                            \
+  X(QUERY, "query", 0)                              \
+  X(PROTOCOL, "protocol", 0)                        \
+  X(OUT_OF_MEMORY, "out_of_memory", 0)              \
+  X(DISPOSED, "disposed", 0)                        \
+  X(MISUSE, "misuse", 0)
+
+/* Results of calls are MT_OK or one of these, negative. */
+#define MT__CODE_ORD(suffix, name, retry) MT__ORD_##suffix,
+enum { MT__ORD_OK, MT_CODE_MAP(MT__CODE_ORD) MT__ORD_COUNT };
+#define MT__CODE_ENUM(suffix, name, retry) MT_E_##suffix = -MT__ORD_##suffix,
+typedef enum mt_code { MT_OK = 0, MT_CODE_MAP(MT__CODE_ENUM) } mt_code;
+
+/*
+ * What went wrong. Immutable and counted: an error handed to a callback is
+ * valid until the callback returns; mt_error_ref keeps it longer.
+ */
+typedef struct mt_error {
+  int code;         /* MT_E_* */
+  int refs;         /* private; 0 marks the static out-of-memory error */
+  int position;     /* 1-based character in the statement, 0 unknown */
+  bool retryable;   /* trying the same thing again may help */
+  bool ambiguous;   /* a statement was sent, its outcome is unknown */
+  char sqlstate[6]; /* "" unless the server said one */
+  char severity[12];
+  char *detail, *hint, *statement, *server; /* NULL when absent */
+  char message[];                           /* one line, no secrets */
+} mt_error;
+
+MT_API const char *mt_code_name(int code);
+MT_API mt_error *mt_error_ref(const mt_error *err);
+MT_API void mt_error_unref(const mt_error *err); /* NULL is allowed */
+
+/* ---- backoff (docs/retry.md) ------------------------------------------- */
+
+typedef enum mt_jitter {
+  MT_JITTER_NONE,
+  MT_JITTER_SEED,        /* delay * (1 + U[0, 0.25)), the default */
+  MT_JITTER_FULL,        /* U[0, delay] */
+  MT_JITTER_EQUAL,       /* delay/2 + U[0, delay/2] */
+  MT_JITTER_DECORRELATED /* min(max, U[initial, 3 * previous]) */
+} mt_jitter;
+
+typedef struct mt_retry_policy {
+  int max_attempts; /* counts the first try; at least 1 */
+  double initial_delay_ms, max_delay_ms, multiplier;
+  mt_jitter jitter;
+  double deadline_ms; /* over all attempts; 0: none */
+} mt_retry_policy;
+
+#define MT_RETRY_POLICY_DEFAULT \
+  { 3, 100, 5000, 2, MT_JITTER_SEED, 0 }
+
+/*
+ * The wait after try `attempt` (from 0) failed, in whole milliseconds.
+ * `u` is a random number in [0, 1); `previous_ms` is the last delay, used by
+ * decorrelated jitter only. Pure.
+ */
+MT_API double mt_backoff_delay(const mt_retry_policy *p, int attempt,
+                               double u, double previous_ms);
+
+/* ---- the loop ----------------------------------------------------------- */
+
+typedef struct mt_reactor mt_reactor;
+struct ev_loop;
+
+/*
+ * A reactor on libev. With `loop` it uses the caller's loop, which must
+ * outlive it and run on the same thread; with NULL it makes its own.
+ * Returns MT_OK or MT_E_OUT_OF_MEMORY.
+ */
+MT_API int mt_reactor_ev_new(struct ev_loop *loop, mt_reactor **out);
+/* Only when everything made on it is gone. */
+MT_API void mt_reactor_free(mt_reactor *r);
+/* One turn; with `block` it may wait for events. For reactors that own their
+ * loop. */
+MT_API void mt_reactor_run_once(mt_reactor *r, bool block);
+/* Monotonic milliseconds. */
+MT_API double mt_reactor_now(mt_reactor *r);
+
+/* ---- log ---------------------------------------------------------------- */
+
+/* Kinds are those of the debug events: "pool_created", "connection_retry" ... */
+typedef struct mt_event {
+  const char *kind;
+  const char *tenant_id; /* NULL: none, "shared": the shared handle */
+  const char *schema;
+  const char *reason; /* eviction reason */
+  const mt_error *error;
+  int attempt, max_attempts;
+  double delay_ms, total_time_ms;
+} mt_event;
+
+/* ---- manager ------------------------------------------------------------ */
+
+typedef struct mt_manager mt_manager;
+typedef struct mt_tenant mt_tenant;
+typedef struct mt_flight mt_flight;
+
+/* Where a tenant lives. All strings are copied by mt_manager_resolved. */
+typedef struct mt_route {
+  const char *url;    /* NULL: the manager's */
+  const char *schema; /* required */
+  const char *role;   /* NULL: the login's */
+} mt_route;
+
+typedef struct mt_manager_config {
+  const char *url; /* NULL: libpq's environment */
+  const char *application_name;
+  int pool_max, pool_min, max_waiting, cache_statements;
+  double idle_timeout_ms, connect_timeout_ms, acquire_timeout_ms,
+      max_lifetime_ms, cancel_timeout_ms, statement_timeout_ms;
+  int max_connections; /* 0: "auto" */
+  int max_tenants_touched;
+  mt_retry_policy retry;
+  bool dedicated, verify_schema;
+  int max_pools;
+  double pool_ttl_ms;                  /* 0: never */
+  const char *const *search_path;      /* NULL-ended; "$tenant" is the schema */
+  uint64_t seed;                       /* 0: from the clock and the pid */
+} mt_manager_config;
+
+/* Defaults of docs/configuration.md. */
+MT_API void mt_manager_config_init(mt_manager_config *c);
+
+typedef struct mt_manager_callbacks {
+  /*
+   * Asked once per new tenant entry: answer now or later with
+   * mt_manager_resolved(m, token, route or NULL, error or NULL).
+   */
+  void (*resolve)(mt_manager *m, const char *tenant_id, uint64_t token,
+                  void *data);
+  /*
+   * Optional: may the failed attempt be tried again, and after which delay?
+   * `*delay_ms` holds the computed delay; a negative value stops.
+   */
+  void (*on_retry)(mt_manager *m, const char *tenant_id, int attempt,
+                   const mt_error *err, double elapsed_ms, double *delay_ms,
+                   void *data);
+  /* Optional: overrides whether `err` is worth another attempt. */
+  bool (*is_retryable)(mt_manager *m, const mt_error *err, void *data);
+  /* Optional: debug events and hooks. */
+  void (*on_event)(mt_manager *m, const mt_event *ev, void *data);
+  /* Optional: writes the password into buf (NUL-ended), false: none. */
+  bool (*password)(mt_manager *m, char *buf, size_t size, void *data);
+} mt_manager_callbacks;
+
+/*
+ * Makes a manager; no I/O. On failure *err (may be NULL) is set and owned by
+ * the caller. `data` is handed to every callback.
+ */
+MT_API int mt_manager_new(mt_reactor *r, const mt_manager_config *config,
+                          const mt_manager_callbacks *cbs, void *data,
+                          mt_manager **out, mt_error **err);
+MT_API void mt_manager_resolved(mt_manager *m, uint64_t token,
+                                const mt_route *route, const mt_error *err);
+/*
+ * Fails every waiter with MT_E_DISPOSED, cancels what runs, closes all
+ * connections, then calls `done` (may be NULL) exactly once and not before
+ * this returns. Idempotent. timeout_ms <= 0 takes the default of 5000.
+ */
+MT_API void mt_manager_dispose(mt_manager *m, double timeout_ms,
+                               void (*done)(void *data), void *data);
+/* After dispose has called back (or before any use). Handles stay valid until
+ * they are released. */
+MT_API void mt_manager_free(mt_manager *m);
+
+/*
+ * The entry of a tenant, made if there is none; no I/O. The id must already
+ * be valid. The caller owns one reference: mt_tenant_unref.
+ */
+MT_API int mt_manager_tenant(mt_manager *m, const char *id, mt_tenant **out,
+                             mt_error **err);
+/* The shared handle (scope `public`), same ownership. */
+MT_API int mt_manager_shared(mt_manager *m, mt_tenant **out, mt_error **err);
+MT_API void mt_tenant_unref(mt_tenant *t);
+
+/*
+ * Routed, fenced, connected and pinged, with retry; concurrent calls share
+ * one flight. Returns MT_OK (then `done` is called exactly once, later) or an
+ * error (then never). `*out` (may be NULL) allows mt_flight_cancel.
+ */
+typedef void (*mt_connect_fn)(void *data, const mt_error *err, int attempts,
+                              double total_time_ms);
+MT_API int mt_tenant_connect(mt_tenant *t, mt_connect_fn done, void *data,
+                             mt_flight **out, mt_error **err);
+/* The waiter gets MT_E_CANCELLED in the next turn; the flight goes on for
+ * others. */
+MT_API void mt_flight_cancel(mt_flight *f);
+
+/* ---- queries ------------------------------------------------------------- */
+
+typedef struct mt_result mt_result;
+
+/*
+ * Runs one plain statement (SELECT, INSERT, UPDATE, DELETE, MERGE, VALUES) in
+ * the tenant's scope. Parameters are text, NULL is SQL NULL. Returns MT_OK
+ * (then `done` is called exactly once, later) or an error (then never).
+ * The result is valid until `done` returns.
+ */
+typedef void (*mt_query_fn)(void *data, const mt_result *result,
+                            const mt_error *err);
+MT_API int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
+                           const char *const *params, double timeout_ms,
+                           mt_query_fn done, void *data, mt_error **err);
+MT_API int mt_result_rows(const mt_result *r);
+MT_API int mt_result_columns(const mt_result *r);
+MT_API const char *mt_result_name(const mt_result *r, int column);
+/* NULL for SQL NULL. */
+MT_API const char *mt_result_value(const mt_result *r, int row, int column);
+MT_API long long mt_result_affected(const mt_result *r);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

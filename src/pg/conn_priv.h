@@ -1,0 +1,27 @@
+/* Shared between conn.c (life, connect) and conn_io.c (send, receive). */
+#ifndef MT_PG_CONN_PRIV_H
+#define MT_PG_CONN_PRIV_H
+
+#include <libpq-fe.h>
+
+#include "pg/conn.h"
+
+/* The connection is up: prepare what every unit needs. */
+void mt__conn_setup(mt_conn *c);
+/* Readiness of an open connection's socket. */
+void mt__conn_on_io(mt_conn *c, unsigned ready);
+/* Sends what can be sent. */
+void mt__conn_flush(mt_conn *c);
+/* Reads what a paused stream left behind. */
+void mt__conn_process(mt_conn *c);
+/* Watches the socket for what is wanted now. */
+void mt__conn_update_io(mt_conn *c);
+/* Answers everything it holds because it is closed. */
+void mt__conn_fail_requests(mt_conn *c);
+/* Error from a result of the server; statement phase. */
+mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
+/* First line of a libpq message, without what comes before the severity's
+ * SQLSTATE when there is one; sqlstate gets it ("" otherwise). */
+mt_error *mt__connect_error(int code, bool retryable, const char *text);
+
+#endif

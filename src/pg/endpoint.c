@@ -1,0 +1,210 @@
+/*
+ * Parses connection URLs with libpq's own parser and splits the host list,
+ * because hosts are resolved and tried one by one by us. See endpoint.h.
+ */
+#include "pg/endpoint.h"
+
+#include <arpa/inet.h>
+#include <libpq-fe.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/err.h"
+
+static const char *value_of(const PQconninfoOption *opts, const char *key) {
+  for (; opts && opts->keyword; opts++)
+    if (strcmp(opts->keyword, key) == 0)
+      return opts->val && *opts->val ? opts->val : NULL;
+  return NULL;
+}
+
+static int count_items(const char *list) {
+  int n = 1;
+  if (!list) return 0;
+  for (; *list; list++) n += *list == ',';
+  return n;
+}
+
+/* The i-th item of a comma list, or the only one; NULL: empty or absent. */
+static char *item(const char *list, int i) {
+  const char *end;
+  if (!list) return NULL;
+  if (count_items(list) == 1) i = 0;
+  while (i-- > 0) {
+    list = strchr(list, ',');
+    if (!list) return NULL;
+    list++;
+  }
+  end = strchr(list, ',');
+  if (!end) end = list + strlen(list);
+  return end == list ? NULL : mt_strndup(list, (size_t)(end - list));
+}
+
+static bool is_numeric(const char *s) {
+  unsigned char buf[sizeof(struct in6_addr)];
+  return inet_pton(AF_INET, s, buf) == 1 || inet_pton(AF_INET6, s, buf) == 1;
+}
+
+static void set_host(mt_host *h, const char *hosts, const char *addrs,
+                     const char *ports, int i) {
+  h->host = item(hosts, i);
+  h->hostaddr = item(addrs, i);
+  h->port = item(ports, i);
+  if (!h->port) h->port = mt_strdup("5432");
+  h->is_unix = !h->hostaddr &&
+               (!h->host || h->host[0] == '/' || h->host[0] == '@');
+  if (h->host && !h->is_unix && !h->hostaddr && is_numeric(h->host))
+    h->hostaddr = mt_strdup(h->host);
+}
+
+static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
+                     const PQconninfoOption *env, mt_error **err) {
+  const char *host = value_of(given, "host");
+  const char *addr = value_of(given, "hostaddr");
+  const char *port = value_of(given, "port");
+  int i, n;
+  if (!host && !addr) {
+    host = value_of(env, "host");
+    addr = value_of(env, "hostaddr");
+  }
+  if (!port) port = value_of(env, "port");
+  n = addr ? count_items(addr) : count_items(host);
+  if (n == 0) n = 1;
+  if (port && count_items(port) > 1 && count_items(port) != n)
+    return mt_fail(err, mt_error_new(MT_E_MISUSE,
+                                     "connection url: %d ports for %d hosts",
+                                     count_items(port), n));
+  ep->hosts = mt_calloc((size_t)n * sizeof *ep->hosts);
+  if (!ep->hosts) return mt_fail(err, mt_error_oom());
+  ep->nhosts = n;
+  for (i = 0; i < n; i++) {
+    set_host(&ep->hosts[i], host, addr, port, i);
+    if (!ep->hosts[i].port) return mt_fail(err, mt_error_oom());
+  }
+  return MT_OK;
+}
+
+static bool is_ours(const char *key) {
+  return strcmp(key, "host") == 0 || strcmp(key, "hostaddr") == 0 ||
+         strcmp(key, "port") == 0 || strcmp(key, "options") == 0;
+}
+
+static int set_params(mt_endpoint *ep, const PQconninfoOption *o,
+                      mt_error **err) {
+  size_t n = 0, cap = 1;
+  const PQconninfoOption *i;
+  for (i = o; i->keyword; i++) cap += i->val != NULL;
+  ep->keywords = mt_calloc(cap * sizeof *ep->keywords);
+  ep->values = mt_calloc(cap * sizeof *ep->values);
+  if (!ep->keywords || !ep->values) return mt_fail(err, mt_error_oom());
+  for (; o->keyword; o++) {
+    if (!o->val || is_ours(o->keyword)) continue;
+    ep->values[n] = mt_strdup(o->val);
+    ep->keywords[n] = ep->values[n] ? mt_strdup(o->keyword) : NULL;
+    if (!ep->keywords[n]) return mt_fail(err, mt_error_oom());
+    n++;
+  }
+  return MT_OK;
+}
+
+static char *append(char *s, const char *sep, const char *text) {
+  char *out = s ? mt_asprintf("%s%s%s", s, *s ? sep : "", text) : NULL;
+  mt_free(s);
+  return out;
+}
+
+/* Identity of the connections: everything but the password. */
+static int set_names(mt_endpoint *ep, mt_error **err) {
+  int i;
+  char **k;
+  ep->server = mt_strdup("");
+  for (i = 0; i < ep->nhosts; i++) {
+    const mt_host *h = &ep->hosts[i];
+    const char *name = h->host ? h->host : h->hostaddr ? h->hostaddr : "local";
+    ep->server = append(ep->server, ",", name);
+    ep->server = append(ep->server, ":", h->port);
+  }
+  ep->key = mt_strdup(ep->server ? ep->server : "");
+  for (k = ep->keywords; *k; k++) {
+    if (strcmp(*k, "password") == 0) continue;
+    ep->key = append(ep->key, "\x1f", *k);
+    ep->key = append(ep->key, "=", ep->values[k - ep->keywords]);
+  }
+  if (ep->options) ep->key = append(ep->key, "\x1foptions=", ep->options);
+  return ep->key && ep->server ? MT_OK : mt_fail(err, mt_error_oom());
+}
+
+/* libpq's message may repeat the URL, password and all: keep the cause only. */
+static int parse_error(const char *url, char *text, mt_error **err) {
+  mt_error *e;
+  const char *why = text ? text : "out of memory";
+  if (text && (strstr(text, url) || strchr(text, '@')))
+    why = "it is malformed";
+  e = mt_error_new(MT_E_MISUSE, "connection url is not valid: %s", why);
+  if (text) PQfreemem(text);
+  return mt_fail(err, e);
+}
+
+static int fill(mt_endpoint *ep, const char *url, mt_error **err) {
+  char *text = NULL;
+  const char *options;
+  int rc;
+  PQconninfoOption *env, *given = PQconninfoParse(url, &text);
+  if (!given) return parse_error(url, text, err);
+  env = PQconndefaults();
+  rc = env ? set_hosts(ep, given, env, err) : mt_fail(err, mt_error_oom());
+  if (rc == MT_OK) rc = set_params(ep, given, err);
+  options = value_of(given, "options");
+  if (!options) options = value_of(env, "options");
+  if (rc == MT_OK && options && !(ep->options = mt_strdup(options)))
+    rc = mt_fail(err, mt_error_oom());
+  if (rc == MT_OK && value_of(given, "dbname") &&
+      !(ep->dbname = mt_strdup(value_of(given, "dbname"))))
+    rc = mt_fail(err, mt_error_oom());
+  if (rc == MT_OK) rc = set_names(ep, err);
+  PQconninfoFree(env);
+  PQconninfoFree(given);
+  return rc;
+}
+
+int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err) {
+  int rc;
+  mt_endpoint *ep = mt_calloc(sizeof *ep);
+  if (!ep) return mt_fail(err, mt_error_oom());
+  ep->refs = 1;
+  rc = fill(ep, url, err);
+  if (rc == MT_OK)
+    *out = ep;
+  else
+    mt_endpoint_unref(ep);
+  return rc;
+}
+
+mt_endpoint *mt_endpoint_ref(mt_endpoint *ep) {
+  ep->refs++;
+  return ep;
+}
+
+static void free_list(char **list) {
+  char **s;
+  for (s = list; s && *s; s++) mt_free(*s);
+  mt_free(list);
+}
+
+void mt_endpoint_unref(mt_endpoint *ep) {
+  int i;
+  if (!ep || --ep->refs > 0) return;
+  for (i = 0; i < ep->nhosts; i++) {
+    mt_free(ep->hosts[i].host);
+    mt_free(ep->hosts[i].hostaddr);
+    mt_free(ep->hosts[i].port);
+  }
+  mt_free(ep->hosts);
+  free_list(ep->keywords);
+  free_list(ep->values);
+  mt_free(ep->options);
+  mt_free(ep->dbname);
+  mt_free(ep->key);
+  mt_free(ep->server);
+  mt_free(ep);
+}

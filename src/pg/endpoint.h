@@ -1,0 +1,35 @@
+/*
+ * Where and as whom to connect: a parsed connection URL or conninfo string,
+ * merged with libpq's environment for the host list. Immutable and counted.
+ */
+#ifndef MT_PG_ENDPOINT_H
+#define MT_PG_ENDPOINT_H
+
+#include <stdbool.h>
+
+#include "mtenant.h"
+
+typedef struct mt_host {
+  char *host;     /* name or socket directory; NULL: libpq's default socket */
+  char *hostaddr; /* numeric address given by the user, or NULL */
+  char *port;
+  bool is_unix;
+} mt_host;
+
+typedef struct mt_endpoint {
+  int refs;
+  char *key;    /* equal for equal connections; no password */
+  char *server; /* "host:port[,host:port]", for messages and the budget */
+  mt_host *hosts;
+  int nhosts;
+  char **keywords, **values; /* the rest, NULL-ended; no host, port, options */
+  char *options;             /* the user's own, or NULL */
+  char *dbname;              /* for messages, or NULL */
+} mt_endpoint;
+
+/* Parses; the message of a failure (MT_E_MISUSE) never shows a password. */
+int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err);
+mt_endpoint *mt_endpoint_ref(mt_endpoint *ep);
+void mt_endpoint_unref(mt_endpoint *ep); /* NULL allowed */
+
+#endif

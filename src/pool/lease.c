@@ -1,0 +1,241 @@
+/*
+ * Leases: a connection pinned to one share. See pool.h. The decision whether
+ * a connection may be used again is made in one place, mt__lease_continue.
+ */
+#include <assert.h>
+
+#include "base/alloc.h"
+#include "pool/pool_priv.h"
+
+/* ---- granting ---------------------------------------------------------------- */
+
+static void hold(mt_lease *l, mt_slot *s) {
+  mt_node_unlink(&l->node);
+  s->reserved = NULL;
+  s->lease = l;
+  l->slot = s;
+  l->state = MT_LEASE_HELD;
+  s->pool->stats.leases++;
+  l->on_grant(l, NULL);
+}
+
+/* Last in, first out: the others stay idle and may be closed. */
+static mt_slot *idle_slot(mt_pool *p) {
+  mt_slot *best = NULL;
+  mt_node *n;
+  for (n = p->slots.head; n; n = n->next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    if (mt__slot_idle(s) && (!best || s->idle_since > best->idle_since))
+      best = s;
+  }
+  return best;
+}
+
+/* The least busy slot that serves plain requests now. One is left to them,
+ * unless it is the only connection there will ever be. */
+static mt_slot *slot_to_reserve(mt_pool *p) {
+  mt_slot *best = NULL;
+  size_t plain = 0;
+  mt_node *n;
+  for (n = p->slots.head; n; n = n->next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    if (!s->open || s->retiring || s->lease || s->reserved || s->conn->retire)
+      continue;
+    plain++;
+    if (!best || mt_conn_depth(s->conn) < mt_conn_depth(best->conn)) best = s;
+  }
+  if (plain <= 1 && p->slots.len > 1 && p->waiting.len) return NULL;
+  return best;
+}
+
+static mt_slot *reserved_for(mt_pool *p, const mt_lease *l) {
+  mt_node *n;
+  for (n = p->slots.head; n; n = n->next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    if (s->reserved == l) return s;
+  }
+  return NULL;
+}
+
+/* True if the lease is held now. Otherwise a slot may be draining for it. */
+static bool grant(mt_pool *p, mt_lease *l) {
+  mt_slot *s = reserved_for(p, l);
+  if (s && (!mt_conn_quiet(s->conn) || s->retiring || s->conn->retire)) {
+    if (!s->retiring && !s->conn->retire) return false;
+    s->reserved = NULL;
+    s = NULL;
+  }
+  if (!s) s = idle_slot(p);
+  if (s) {
+    hold(l, s);
+    return true;
+  }
+  s = slot_to_reserve(p);
+  if (s) s->reserved = l;
+  return false;
+}
+
+void mt__lease_grant_all(mt_pool *p) {
+  mt_node *n = p->lease_waiters.head, *next;
+  for (; n; n = next) {
+    next = n->next;
+    grant(p, mt_container(n, mt_lease, node));
+  }
+}
+
+int mt_lease_acquire(mt_share *s,
+                     void (*on_grant)(mt_lease *l, const mt_error *err),
+                     void *data, mt_lease **out, mt_error **err) {
+  mt_pool *p = s->pool;
+  mt_lease *l;
+  if (p->closing)
+    return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
+  if (s->leases.len >= (size_t)p->opt.max_waiting)
+    return mt_fail(err, mt_error_new(MT_E_POOL_EXHAUSTED,
+                                     "%d leases are waiting already",
+                                     p->opt.max_waiting));
+  l = mt_calloc(sizeof *l);
+  if (!l) return mt_fail(err, mt_error_oom());
+  l->share = s;
+  l->on_grant = on_grant;
+  l->data = data;
+  l->queued_at = mt_reactor_now(p->reactor);
+  mt_list_push(&s->leases, &l->node);
+  *out = l;
+  mt__share_wake(s);
+  mt__pool_kick(p); /* granting calls back, which must not happen in here */
+  return MT_OK;
+}
+
+/* ---- use --------------------------------------------------------------------------- */
+
+static void req_done(mt_req *req) {
+  mt_lease *l = req->owner;
+  l->inflight--;
+  req->on_finish(req);
+}
+
+int mt_lease_submit(mt_lease *l, mt_req *req, mt_error **err) {
+  mt_pool *p = l->share->pool;
+  assert(l->state == MT_LEASE_HELD);
+  if (p->closing)
+    return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool was closed"));
+  if (!l->slot || l->slot->conn->state != MT_CONN_OPEN) {
+    mt_error *e = mt_error_new(MT_E_CONNECTION_LOST,
+                               "the connection of this lease was lost");
+    return mt_fail(err, e);
+  }
+  req->owner = l;
+  req->on_done = req_done;
+  req->sent_at = mt_reactor_now(p->reactor);
+  l->inflight++;
+  p->stats.requests++;
+  mt_conn_submit(l->slot->conn, req);
+  return MT_OK;
+}
+
+bool mt_lease_cancel(mt_lease *l) {
+  return l->slot && mt_conn_cancel(l->slot->conn, false);
+}
+
+int mt_lease_backend_pid(const mt_lease *l) {
+  return l->slot ? mt_conn_backend_pid(l->slot->conn) : 0;
+}
+
+void mt_lease_resume(mt_lease *l) {
+  if (l->slot) mt_conn_resume(l->slot->conn);
+}
+
+/* ---- end ------------------------------------------------------------------------------- */
+
+static void drop(mt_lease *l) {
+  mt_share *s = l->share;
+  mt_pool *p = s->pool;
+  mt_slot *reserved = l->slot ? NULL : reserved_for(p, l);
+  bool counted = l->node.list != &s->leases;
+  if (reserved) reserved->reserved = NULL;
+  if (l->slot) l->slot->lease = NULL;
+  mt_node_unlink(&l->node);
+  mt_free(l);
+  if (counted) s->inflight--;
+  if (!p->closing) mt__share_wake(s);
+  mt__share_settle(s);
+}
+
+void mt__lease_fail(mt_lease *l, const mt_error *err, bool counted) {
+  mt_slot *reserved = reserved_for(l->share->pool, l);
+  mt_share *s = l->share;
+  if (reserved) reserved->reserved = NULL;
+  if (counted) s->inflight--;
+  l->on_grant(l, err);
+  mt_free(l);
+  mt__share_settle(s);
+}
+
+void mt__lease_lost(mt_lease *l) {
+  mt_slot *s = l->slot;
+  l->slot = NULL;
+  if (s) s->lease = NULL;
+  if (l->state == MT_LEASE_RELEASING) drop(l);
+}
+
+static void on_rolled_back(mt_req *req) {
+  mt_lease *l = req->owner;
+  l->inflight--;
+  mt_req_free(req);
+}
+
+static bool roll_back(mt_lease *l) {
+  mt_req *req = mt_req_new_text(MT_REQ_IN_TX, NULL, "ROLLBACK");
+  if (!req) return false;
+  l->rolled_back = true;
+  req->owner = l;
+  req->on_done = on_rolled_back;
+  l->inflight++;
+  mt_conn_submit(l->slot->conn, req);
+  return true;
+}
+
+static void go_idle(mt_lease *l) {
+  mt_slot *s = l->slot;
+  mt_pool *p = s->pool;
+  bool again = !l->tainted && !p->closing && !s->retiring &&
+               !s->conn->retire;
+  if (l->tainted) p->stats.tainted++;
+  s->idle_since = mt_reactor_now(p->reactor);
+  drop(l);
+  if (!again) mt__slot_close(s);
+}
+
+/* The reuse decision: quiet, then no transaction, then untouched. */
+void mt__lease_continue(mt_lease *l) {
+  mt_conn *c = l->slot->conn;
+  if (c->state != MT_CONN_OPEN) return; /* on_close ends it */
+  if (!mt_conn_quiet(c)) return;
+  if (mt_conn_idle_status(c)) {
+    go_idle(l);
+    return;
+  }
+  if (l->rolled_back || l->tainted || !roll_back(l)) {
+    l->tainted = true;
+    go_idle(l);
+  }
+}
+
+void mt_lease_release(mt_lease *l) {
+  mt_pool *p = l->share->pool;
+  assert(l->state != MT_LEASE_RELEASING);
+  if (!l->slot) {
+    drop(l);
+    mt__pool_kick(p);
+    return;
+  }
+  l->state = MT_LEASE_RELEASING;
+  if (mt_conn_quiet(l->slot->conn)) {
+    mt__lease_continue(l);
+  } else {
+    mt_conn_resume(l->slot->conn);
+    mt_conn_cancel(l->slot->conn, true);
+  }
+  mt__pool_kick(p);
+}

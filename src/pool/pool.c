@@ -1,0 +1,561 @@
+/*
+ * Slots and dispatch: which connection serves which share's request, and when
+ * another connection is opened. See pool.h. Leases are in lease.c, lifetimes
+ * and deadlines in pool_maint.c.
+ */
+#include "pool/pool.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "pool/pool_priv.h"
+
+/* ---- slots ----------------------------------------------------------------- */
+
+bool mt__slot_idle(const mt_slot *s) {
+  return s->open && !s->retiring && !s->lease && !s->reserved &&
+         !s->conn->retire && mt_conn_quiet(s->conn);
+}
+
+bool mt__slot_slow(const mt_slot *s, double now) {
+  const mt_req *head;
+  if (!s->conn->inflight.head) return false;
+  head = mt_container(s->conn->inflight.head, mt_req, node);
+  return head->sent_at > 0 && now - head->sent_at > MT_SLOW_MS;
+}
+
+void mt__slot_close(mt_slot *s) {
+  s->retiring = true;
+  mt_conn_close(s->conn, NULL);
+}
+
+/* Takes no more work; goes when it is quiet. */
+static void retire(mt_slot *s) {
+  if (!s->retiring) s->pool->stats.retired++;
+  s->retiring = true;
+  s->pool->epoch++;
+  if (!s->lease && mt_conn_quiet(s->conn)) mt__slot_close(s);
+}
+
+static bool usable(const mt_slot *s) {
+  return s->open && !s->retiring && !s->lease && !s->reserved &&
+         !s->conn->retire && mt_conn_depth(s->conn) < MT_DEPTH_MAX;
+}
+
+/* Counts distinct tenants roughly: relations of each stay in the backend's
+ * caches, so a connection that saw too many is recycled. */
+static void touch(mt_slot *s, uint64_t hash) {
+  unsigned bit = (unsigned)(hash % MT_TOUCHED_BITS);
+  unsigned char mask = (unsigned char)(1u << (bit % 8));
+  if (s->bits[bit / 8] & mask) return;
+  s->bits[bit / 8] |= mask;
+  s->touched++;
+  if (s->touched > s->pool->opt.max_tenants_touched) retire(s);
+}
+
+static mt_slot *slot_of(mt_conn *c) { return c->data; }
+
+/* ---- choosing ------------------------------------------------------------------ */
+
+/* Rendezvous hashing: the open slot with the highest hash of (share, slot). */
+static mt_slot *home_of(mt_pool *p, mt_share *share) {
+  uint64_t best = 0;
+  mt_node *n;
+  if (share->home && share->home_epoch == p->epoch) return share->home;
+  share->home = NULL;
+  for (n = p->slots.head; n; n = n->next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    uint64_t h;
+    if (!s->open || s->retiring) continue;
+    h = mt_hash64(&s->salt, sizeof s->salt, share->hash);
+    if (share->home && h <= best) continue;
+    best = h;
+    share->home = s;
+  }
+  share->home_epoch = p->epoch;
+  return share->home;
+}
+
+static mt_slot *least_busy(mt_pool *p, double now) {
+  mt_slot *best = NULL;
+  bool best_slow = true;
+  mt_node *n;
+  for (n = p->slots.head; n; n = n->next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    bool slow;
+    if (!usable(s)) continue;
+    slow = mt__slot_slow(s, now);
+    if (best && slow && !best_slow) continue;
+    if (!best || (best_slow && !slow) ||
+        mt_conn_depth(s->conn) < mt_conn_depth(best->conn)) {
+      best = s;
+      best_slow = slow;
+    }
+  }
+  return best;
+}
+
+static mt_slot *choose(mt_pool *p, mt_share *share, double now) {
+  mt_slot *home = home_of(p, share), *other;
+  if (home && usable(home) && mt_conn_depth(home->conn) < MT_HOME_SLACK &&
+      !mt__slot_slow(home, now))
+    return home;
+  other = least_busy(p, now);
+  if (!other || !home || !usable(home)) return other;
+  if (mt__slot_slow(home, now) && !mt__slot_slow(other, now)) return other;
+  return mt_conn_depth(home->conn) > mt_conn_depth(other->conn) + MT_HOME_SLACK
+             ? other
+             : home;
+}
+
+/* ---- dispatch ------------------------------------------------------------------- */
+
+void mt__share_mark(mt_share *s) {
+  bool queued = s->reqs.len > 0 || s->leases.len > 0;
+  if (queued && !mt_node_linked(&s->waiting))
+    mt_list_push(&s->pool->waiting, &s->waiting);
+  else if (!queued)
+    mt_node_unlink(&s->waiting);
+}
+
+void mt__share_wake(mt_share *s) {
+  mt_pool *p = s->pool;
+  if (s->reqs.len && s->inflight < p->opt.max && !mt_node_linked(&s->ready))
+    mt_list_push(&p->ready, &s->ready);
+  while (s->leases.len && s->inflight < p->opt.max) {
+    mt_node *n = mt_list_pop(&s->leases);
+    s->inflight++;
+    mt_list_push(&p->lease_waiters, n);
+  }
+  mt__share_mark(s);
+}
+
+static void req_done(mt_req *req);
+
+static void give(mt_slot *s, mt_share *share, mt_req *req, double now) {
+  mt_list_remove(&share->reqs, &req->node);
+  mt__share_mark(share);
+  share->inflight++;
+  req->sent_at = now;
+  if (req->deadline > 0)
+    req->timeout_ms = req->deadline - now > 1 ? req->deadline - now : 1;
+  req->on_done = req_done;
+  s->pool->stats.requests++;
+  mt_conn_submit(s->conn, req);
+  touch(s, share->hash);
+}
+
+static void dispatch_ready(mt_pool *p) {
+  double now = mt_reactor_now(p->reactor);
+  while (p->ready.head) {
+    mt_share *share = mt_container(p->ready.head, mt_share, ready);
+    mt_slot *s = choose(p, share, now);
+    if (!s) return;
+    mt_list_remove(&p->ready, &share->ready);
+    give(s, share, mt_container(share->reqs.head, mt_req, node), now);
+    mt__share_wake(share);
+  }
+}
+
+void mt__pool_dispatch(mt_pool *p) {
+  if (p->dispatching || p->closing) return;
+  p->dispatching = true;
+  if (p->lease_waiters.len) mt__lease_grant_all(p);
+  dispatch_ready(p);
+  if (p->ready.len || p->lease_waiters.len || p->slots.len < 1 ||
+      p->slots.len < (size_t)p->opt.min || p->slots.len < MT_SOFT_MAX)
+    mt__pool_grow(p);
+  p->dispatching = false;
+  mt__maint_start(p);
+}
+
+/* ---- requests ------------------------------------------------------------------- */
+
+static void requeue(mt_share *share, mt_req *req) {
+  mt_req_reset(req);
+  req->state = MT_REQ_WAITING;
+  mt_list_push_front(&share->reqs, &req->node);
+}
+
+/* Only what certainly did not run goes to another connection, a few times. */
+static bool may_resend(const mt_pool *p, const mt_req *req) {
+  return req->err && req->not_run && !p->closing && !req->detached &&
+         req->resent < 3 &&
+         (req->dirty || req->err->code == MT_E_CONNECTION_LOST ||
+          req->err->code == MT_E_DISPOSED);
+}
+
+static void req_done(mt_req *req) {
+  mt_share *share = req->owner;
+  mt_pool *p = share->pool;
+  share->inflight--;
+  if (may_resend(p, req)) {
+    requeue(share, req);
+    mt__share_wake(share);
+    return; /* on_progress or on_close dispatches */
+  }
+  mt__share_wake(share);
+  req->on_finish(req);
+  mt__share_settle(share);
+}
+
+int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
+  mt_pool *p = s->pool;
+  if (p->closing)
+    return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
+  if (s->reqs.len >= (size_t)p->opt.max_waiting)
+    return mt_fail(err,
+                   mt_error_new(MT_E_POOL_EXHAUSTED,
+                                "%d statements are waiting already",
+                                p->opt.max_waiting));
+  req->owner = s;
+  req->state = MT_REQ_WAITING;
+  req->queued_at = 0;
+  mt_list_push(&s->reqs, &req->node);
+  mt__share_wake(s);
+  mt__pool_dispatch(p);
+  return MT_OK;
+}
+
+bool mt_share_take_back(mt_share *s, mt_req *req) {
+  mt_node *n;
+  if (req->state == MT_REQ_WAITING && req->node.list == &s->reqs) {
+    mt_list_remove(&s->reqs, &req->node);
+    req->state = MT_REQ_NEW;
+    if (s->reqs.len == 0) mt_node_unlink(&s->ready);
+    mt__share_mark(s);
+    return true;
+  }
+  for (n = s->pool->slots.head; n; n = n->next) {
+    mt_slot *slot = mt_container(n, mt_slot, node);
+    if (!mt_conn_take_back(slot->conn, req)) continue;
+    s->inflight--;
+    mt__share_wake(s);
+    return true;
+  }
+  return false;
+}
+
+mt_cancelled mt_share_cancel(mt_share *s, mt_req *req) {
+  mt_node *n;
+  if (mt_share_take_back(s, req)) return MT_CANCEL_TAKEN;
+  for (n = s->pool->slots.head; n; n = n->next) {
+    mt_slot *slot = mt_container(n, mt_slot, node);
+    if (req->node.list != &slot->conn->inflight) continue;
+    if (mt_conn_cancel(slot->conn, false)) return MT_CANCEL_SENT;
+    break;
+  }
+  return MT_CANCEL_NONE;
+}
+
+void mt__pool_fail_waiters(mt_pool *p, const mt_error *err) {
+  mt_list shares = {0}, leases = {0};
+  mt_node *n;
+  mt_list_take(&shares, &p->waiting);
+  while ((n = mt_list_pop(&shares))) {
+    mt_share *s = mt_container(n, mt_share, waiting);
+    mt_list reqs = {0}, queued = {0};
+    mt_node_unlink(&s->ready);
+    mt_list_take(&queued, &s->leases);
+    while ((n = mt_list_pop(&queued)))
+      mt__lease_fail(mt_container(n, mt_lease, node), err, false);
+    mt_list_take(&reqs, &s->reqs);
+    while ((n = mt_list_pop(&reqs))) {
+      mt_req *req = mt_container(n, mt_req, node);
+      req->state = MT_REQ_DONE;
+      mt_req_set_error(req, mt_error_ref(err));
+      req->on_finish(req);
+    }
+    mt__share_settle(s);
+  }
+  mt_list_take(&leases, &p->lease_waiters);
+  while ((n = mt_list_pop(&leases)))
+    mt__lease_fail(mt_container(n, mt_lease, node), err, true);
+}
+
+/* ---- shares ------------------------------------------------------------------------ */
+
+void mt__share_settle(mt_share *s) {
+  if (s->on_idle && !mt_share_busy(s)) s->on_idle(s);
+}
+
+void mt_share_init(mt_share *s, mt_pool *p, uint64_t hash,
+                   void (*on_idle)(mt_share *s)) {
+  memset(s, 0, sizeof *s);
+  s->on_idle = on_idle;
+  s->pool = p;
+  s->hash = hash;
+}
+
+bool mt_share_busy(const mt_share *s) {
+  return s->inflight > 0 || s->reqs.len > 0 || s->leases.len > 0;
+}
+
+void mt_share_fini(mt_share *s) {
+  assert(!mt_share_busy(s));
+  mt_node_unlink(&s->ready);
+  mt_node_unlink(&s->waiting);
+  s->pool = NULL;
+}
+
+/* ---- connections --------------------------------------------------------------------- */
+
+static void on_open(mt_conn *c) {
+  mt_slot *s = slot_of(c);
+  mt_pool *p = s->pool;
+  double now = mt_reactor_now(p->reactor);
+  double spread = 0.9 + 0.2 * mt_rand_unit(&p->rand);
+  s->open = true;
+  s->idle_since = now;
+  s->expires_at = now + p->opt.max_lifetime_ms * spread;
+  p->connecting--;
+  mt__server_connected(p->server);
+  p->epoch++;
+  p->stats.opened++;
+  if (++p->stats.open > p->stats.peak) p->stats.peak = p->stats.open;
+  if (p->closing) {
+    mt__slot_close(s);
+    return;
+  }
+  mt__server_ask(p->server, c);
+  mt__pool_dispatch(p);
+}
+
+static void count_close(mt_slot *s, const mt_error *err) {
+  mt_pool *p = s->pool;
+  p->epoch++;
+  if (s->open) {
+    p->stats.open--;
+    if (!err) return;
+    p->stats.lost++;
+    p->generation++;
+    return;
+  }
+  p->connecting--;
+  mt__server_connected(p->server);
+  if (!err) return;
+  p->stats.connect_failures++;
+  p->next_connect_at = mt_reactor_now(p->reactor) + MT_RECONNECT_PAUSE_MS;
+  if (err->code == MT_E_TOO_MANY_CONNECTIONS) mt__server_too_many(p->server);
+}
+
+static void on_close(mt_conn *c, const mt_error *err) {
+  mt_slot *s = slot_of(c);
+  mt_pool *p = s->pool;
+  bool was_open = s->open;
+  mt_list_remove(&p->slots, &s->node);
+  count_close(s, err);
+  if (s->lease) mt__lease_lost(s->lease);
+  mt_free(s);
+  mt__server_give(p->server);
+  /* a dead server: everybody hears of it, nobody retries behind their back */
+  if (!was_open && err && p->stats.open == 0 && p->connecting == 0)
+    mt__pool_fail_waiters(p, err);
+  if (p->closing) {
+    if (p->slots.len == 0) mt_defer_add(p->reactor, &p->closed,
+                                        MT_DEFER_DELIVER);
+    return;
+  }
+  mt__pool_dispatch(p);
+}
+
+static void on_progress(mt_conn *c) {
+  mt_slot *s = slot_of(c);
+  mt_pool *p = s->pool;
+  if (mt_conn_quiet(c)) {
+    s->idle_since = mt_reactor_now(p->reactor);
+    if (s->lease && s->lease->state == MT_LEASE_RELEASING)
+      mt__lease_continue(s->lease);
+    if (c->retire) retire(s);
+    if (s->retiring && !s->lease) {
+      mt__slot_close(s);
+      return;
+    }
+    if (p->closing && !s->lease) {
+      mt__slot_close(s);
+      return;
+    }
+  }
+  if (p->waiting.len || p->lease_waiters.len) mt__pool_dispatch(p);
+}
+
+static bool get_password(mt_conn *c, char *buf, size_t size) {
+  mt_pool *p = slot_of(c)->pool;
+  return p->password && p->password(p->data, buf, size);
+}
+
+static const mt_conn_callbacks conn_callbacks = {on_open, on_close,
+                                                 on_progress, get_password};
+
+/* False: no budget or no memory. */
+static bool open_one(mt_pool *p) {
+  mt_slot *s;
+  if (!mt__server_take(p->server, p)) return false;
+  s = mt_calloc(sizeof *s);
+  if (s) {
+    s->pool = p;
+    s->salt = mt_rand_next(&p->rand);
+    s->conn = mt_conn_new(p->reactor, p->endpoint, &p->opt.conn,
+                          &conn_callbacks, s);
+    if (s->conn) {
+      mt_list_push(&p->slots, &s->node);
+      p->connecting++;
+      return true;
+    }
+  }
+  mt_free(s);
+  p->server->open--;
+  p->server->connecting--;
+  p->no_memory = p->slots.len == 0;
+  if (p->no_memory) mt__pool_kick(p);
+  return false;
+}
+
+/* ---- growth ---------------------------------------------------------------------------- */
+
+typedef struct load {
+  size_t usable, loaded, slow, reserved;
+} load;
+
+static load measure(mt_pool *p, double now) {
+  load l = {0};
+  mt_node *n;
+  for (n = p->slots.head; n; n = n->next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    l.reserved += s->reserved != NULL;
+    if (!s->open || s->retiring || s->lease || s->reserved) continue;
+    l.usable++;
+    l.loaded += mt_conn_depth(s->conn) >= MT_DEPTH_GROW;
+    l.slow += mt__slot_slow(s, now);
+  }
+  return l;
+}
+
+/* Does waiting call for another connection? `total` counts those opening. */
+static bool wants_one(mt_pool *p, const load *l, size_t total, double now) {
+  bool plain = p->ready.len > 0;
+  size_t coming = l->reserved + (size_t)p->connecting;
+  const mt_lease *first;
+  if (total == 0) return plain || p->lease_waiters.len > 0;
+  if (total < (size_t)p->opt.min) return true;
+  if (p->lease_waiters.len > (size_t)p->connecting) {
+    if (total < MT_SOFT_MAX) return true;
+    first = mt_container(p->lease_waiters.head, mt_lease, node);
+    if (p->lease_waiters.len > coming &&
+        now - first->queued_at > MT_LEASE_WAIT_MS)
+      return true;
+  }
+  if (p->connecting > 0) return false;
+  if (plain && l->usable == 0) return true;
+  if (l->usable > 0 && l->slow == l->usable && plain) return true;
+  return total < MT_SOFT_MAX && l->usable > 0 && l->loaded == l->usable;
+}
+
+void mt__pool_grow(mt_pool *p) {
+  double now = mt_reactor_now(p->reactor);
+  size_t total = p->slots.len;
+  load l;
+  if (p->closing) return;
+  if (p->stats.open > 0 && now < p->next_connect_at) return;
+  l = measure(p, now);
+  while (p->connecting < MT_CONNECTING_MAX && wants_one(p, &l, total, now)) {
+    if (!open_one(p)) return;
+    total = p->slots.len;
+  }
+}
+
+static void on_kick(mt_defer *d) {
+  mt_pool *p = mt_container(d, mt_pool, kick);
+  if (p->no_memory) {
+    p->no_memory = false;
+    mt__pool_fail_waiters(p, mt_error_oom());
+  }
+  mt__pool_dispatch(p);
+}
+
+void mt__pool_kick(mt_pool *p) {
+  if (!p->closing) mt_defer_add(p->reactor, &p->kick, MT_DEFER_DELIVER);
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static void on_closed(mt_defer *d) {
+  mt_pool *p = mt_container(d, mt_pool, closed);
+  void (*done)(void *) = p->on_closed;
+  p->on_closed = NULL;
+  mt__maint_stop(p);
+  if (done) done(p->on_closed_data);
+}
+
+static void on_cut_off(mt_timer *t) {
+  mt_pool *p = mt_container(t, mt_pool, closer);
+  mt_node *n;
+  for (n = p->slots.head; n; n = n->next)
+    mt_conn_close(mt_container(n, mt_slot, node)->conn, NULL);
+}
+
+mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
+                     const mt_pool_options *opt, mt_password_fn password,
+                     void *data) {
+  mt_pool *p = mt_calloc(sizeof *p);
+  if (!p) return NULL;
+  p->reactor = r;
+  p->server = server;
+  p->endpoint = mt_endpoint_ref(ep);
+  p->opt = *opt;
+  p->password = password;
+  p->data = data;
+  p->closed.cb = on_closed;
+  p->kick.cb = on_kick;
+  p->closer.cb = on_cut_off;
+  p->generation = 1;
+  mt_rand_seed(&p->rand, (uint64_t)(uintptr_t)p ^
+                             (uint64_t)(mt_reactor_now(r) * 1e3));
+  mt__maint_init(p);
+  mt_list_push(&server->pools, &p->node);
+  return p;
+}
+
+static void close_slot(mt_slot *s) {
+  if (!s->open || mt_conn_quiet(s->conn))
+    mt__slot_close(s);
+  else
+    mt_conn_cancel(s->conn, true);
+}
+
+void mt_pool_close(mt_pool *p, double timeout_ms, void (*done)(void *data),
+                   void *data) {
+  mt_error *err;
+  mt_node *n, *next;
+  assert(!p->closing);
+  p->closing = true;
+  p->on_closed = done;
+  p->on_closed_data = data;
+  err = mt_error_new(MT_E_DISPOSED, "the pool was closed");
+  mt__pool_fail_waiters(p, err);
+  mt_error_unref(err);
+  for (n = p->slots.head; n; n = next) {
+    next = n->next;
+    close_slot(mt_container(n, mt_slot, node));
+  }
+  mt_timer_set(p->reactor, &p->closer, timeout_ms);
+  if (p->slots.len == 0)
+    mt_defer_add(p->reactor, &p->closed, MT_DEFER_DELIVER);
+}
+
+void mt_pool_free(mt_pool *p) {
+  if (!p) return;
+  assert(p->slots.len == 0 && p->waiting.len == 0);
+  mt__maint_stop(p);
+  mt_defer_del(&p->closed);
+  mt_defer_del(&p->kick);
+  mt_node_unlink(&p->node);
+  mt_endpoint_unref(p->endpoint);
+  mt_free(p);
+}
+
+const mt_pool_stats *mt_pool_get_stats(const mt_pool *p) { return &p->stats; }
+const mt_endpoint *mt_pool_endpoint(const mt_pool *p) { return p->endpoint; }
+uint64_t mt_pool_generation(const mt_pool *p) { return p->generation; }
+bool mt_pool_has_open(const mt_pool *p) { return p->stats.open > 0; }

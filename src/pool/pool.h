@@ -1,0 +1,140 @@
+/*
+ * A pool: the connections to one endpoint (server, database, login), shared by
+ * many tenants or kept for one. It opens connections when waiting calls for
+ * them, within its server's budget; decides which connection a request goes
+ * to (a tenant's home first); and lends whole connections as leases.
+ *
+ *   share:  one tenant's place in a pool: its queue and its part in flight
+ *   slot:   one connection of the pool (private)
+ *   lease:  one connection pinned to a share, for a transaction or session
+ *
+ * Requests of shares are served round robin, FIFO within a share.
+ */
+#ifndef MT_POOL_POOL_H
+#define MT_POOL_POOL_H
+
+#include "pg/conn.h"
+
+typedef struct mt_pool mt_pool;
+typedef struct mt_server mt_server;
+typedef struct mt_slot mt_slot;
+
+typedef struct mt_pool_options {
+  mt_conn_options conn;
+  int max;         /* one share's requests and leases at a time */
+  int min;         /* connections kept open once used */
+  int max_waiting; /* queued requests per share */
+  double idle_timeout_ms, acquire_timeout_ms, max_lifetime_ms;
+  int max_tenants_touched; /* then the connection is recycled */
+} mt_pool_options;
+
+typedef struct mt_pool_stats {
+  uint64_t opened, lost, connect_failures, retired, leases, requests;
+  uint64_t tainted; /* connections closed because a lease touched them */
+  int open, peak;
+} mt_pool_stats;
+
+typedef struct mt_share {
+  mt_node ready;   /* in pool->ready: may be served */
+  mt_node waiting; /* in pool->waiting: has queued requests or leases */
+  mt_pool *pool;
+  mt_list reqs;   /* queued requests */
+  mt_list leases; /* queued leases beyond pool max */
+  int inflight;   /* requests sent and leases held */
+  uint64_t hash;  /* for its home */
+  mt_slot *home;
+  uint64_t home_epoch;
+  void (*on_idle)(struct mt_share *s); /* optional: nothing left of it */
+} mt_share;
+
+typedef enum mt_lease_state {
+  MT_LEASE_WAITING,
+  MT_LEASE_HELD,
+  MT_LEASE_RELEASING
+} mt_lease_state;
+
+typedef struct mt_lease {
+  mt_node node;
+  mt_lease_state state;
+  mt_share *share;
+  mt_slot *slot;  /* NULL while waiting, and after the connection was lost */
+  int inflight;
+  bool tainted;   /* something was left on the session: close it at the end */
+  bool rolled_back;
+  double queued_at;
+  /* Runs once, later: err NULL when it is held. With an error the lease is
+   * gone when this returns. */
+  void (*on_grant)(struct mt_lease *l, const mt_error *err);
+  void *data;
+} mt_lease;
+
+/* server.c ----------------------------------------------------------------- */
+
+/* The budget of one server; max 0 is "auto". NULL when memory is short. */
+mt_server *mt_server_new(const char *name, int max);
+void mt_server_free(mt_server *s); /* no pool may be left */
+int mt_server_open(const mt_server *s);
+int mt_server_cap(const mt_server *s);
+
+/* pool.c ---------------------------------------------------------------------- */
+
+typedef bool (*mt_password_fn)(void *data, char *buf, size_t size);
+
+/* Borrows server and opt's strings for its life. No I/O. */
+mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
+                     const mt_pool_options *opt, mt_password_fn password,
+                     void *data);
+/* Fails waiters with MT_E_DISPOSED, cancels what runs, closes connections;
+ * done runs once, later; after timeout_ms what is left is cut off. */
+void mt_pool_close(mt_pool *p, double timeout_ms,
+                   void (*done)(void *data), void *data);
+/* After done, or never used. No share or lease may be left in use. */
+void mt_pool_free(mt_pool *p);
+const mt_pool_stats *mt_pool_get_stats(const mt_pool *p);
+const mt_endpoint *mt_pool_endpoint(const mt_pool *p);
+/* Counts up whenever a connection is lost: what was verified before may no
+ * longer hold. */
+uint64_t mt_pool_generation(const mt_pool *p);
+bool mt_pool_has_open(const mt_pool *p);
+
+void mt_share_init(mt_share *s, mt_pool *p, uint64_t hash,
+                   void (*on_idle)(mt_share *s));
+/* Nothing of the share may be queued or in flight. */
+void mt_share_fini(mt_share *s);
+bool mt_share_busy(const mt_share *s);
+
+/* Queues or sends a plain request; its on_finish runs once, later. Fails with
+ * MT_E_DISPOSED or MT_E_POOL_EXHAUSTED (then never). */
+int mt_share_submit(mt_share *s, mt_req *req, mt_error **err);
+
+typedef enum mt_cancelled {
+  MT_CANCEL_TAKEN, /* was unsent, taken back: on_finish won't run */
+  MT_CANCEL_SENT,  /* a cancel is on its way: on_finish tells the outcome */
+  MT_CANCEL_NONE   /* it runs on, others share its connection */
+} mt_cancelled;
+
+mt_cancelled mt_share_cancel(mt_share *s, mt_req *req);
+/* Only the part that is certain: takes it back if it is unsent. */
+bool mt_share_take_back(mt_share *s, mt_req *req);
+
+/* lease.c ----------------------------------------------------------------------- */
+
+/* A new waiting lease. */
+int mt_lease_acquire(mt_share *s,
+                     void (*on_grant)(mt_lease *l, const mt_error *err),
+                     void *data, mt_lease **out, mt_error **err);
+/* Runs a request on the held connection; fails with MT_E_CONNECTION_LOST or
+ * MT_E_DISPOSED (then on_finish never runs). */
+int mt_lease_submit(mt_lease *l, mt_req *req, mt_error **err);
+/* Cancels the running request; false: none runs, or not possible now. */
+bool mt_lease_cancel(mt_lease *l);
+/* Gives it back, in any state: what runs is cancelled, an open transaction is
+ * rolled back, a tainted connection closed. The lease must not be used any
+ * more. */
+void mt_lease_release(mt_lease *l);
+/* Process id of the backend, 0 when lost. */
+int mt_lease_backend_pid(const mt_lease *l);
+/* The stream's consumer has room again. */
+void mt_lease_resume(mt_lease *l);
+
+#endif

@@ -1,0 +1,120 @@
+/*
+ * The pool's clockwork: one short tick while something waits (acquire
+ * timeouts, growth, grants), one slow sweep while there are connections (idle
+ * and lifetime limits, minimum). No timer per request.
+ */
+#include "pool/pool_priv.h"
+
+/* ---- tick: something waits ----------------------------------------------------- */
+
+static mt_error *exhausted(const mt_pool *p) {
+  return mt_error_new(MT_E_POOL_EXHAUSTED,
+                      "no connection became free within %.0f ms (%d of %d "
+                      "open)",
+                      p->opt.acquire_timeout_ms, p->stats.open,
+                      p->server->cap);
+}
+
+static void expire_reqs(mt_pool *p, mt_share *s, double now) {
+  while (s->reqs.head) {
+    mt_req *req = mt_container(s->reqs.head, mt_req, node);
+    if (req->queued_at <= 0) req->queued_at = now;
+    if (now - req->queued_at < p->opt.acquire_timeout_ms) return;
+    mt_share_take_back(s, req);
+    req->state = MT_REQ_DONE;
+    mt_req_set_error(req, exhausted(p));
+    req->on_finish(req);
+  }
+}
+
+static void expire_leases(mt_pool *p, mt_list *list, double now) {
+  while (list->head) {
+    mt_lease *l = mt_container(list->head, mt_lease, node);
+    mt_error *err;
+    if (now - l->queued_at < p->opt.acquire_timeout_ms) return;
+    mt_list_remove(list, &l->node);
+    err = exhausted(p);
+    mt__lease_fail(l, err, list == &p->lease_waiters);
+    mt_error_unref(err);
+  }
+}
+
+/* Runs while the server answers; while it does not, connect errors decide. */
+static void expire(mt_pool *p) {
+  double now = mt_reactor_now(p->reactor);
+  mt_list shares = {0};
+  mt_node *n;
+  if (p->stats.open == 0) return;
+  mt_list_take(&shares, &p->waiting);
+  while ((n = mt_list_pop(&shares))) {
+    mt_share *s = mt_container(n, mt_share, waiting);
+    mt_list_push(&p->waiting, n);
+    expire_reqs(p, s, now);
+    expire_leases(p, &s->leases, now);
+    mt__share_mark(s);
+  }
+  expire_leases(p, &p->lease_waiters, now);
+}
+
+static void on_tick(mt_timer *t) {
+  mt_pool *p = mt_container(t, mt_pool, tick);
+  if (p->closing) return;
+  expire(p);
+  mt__pool_dispatch(p);
+}
+
+/* ---- sweep: connections age -------------------------------------------------------- */
+
+static bool too_old(const mt_slot *s, double now) {
+  return now >= s->expires_at;
+}
+
+static bool idle_too_long(const mt_slot *s, double now) {
+  const mt_pool *p = s->pool;
+  return p->slots.len > (size_t)p->opt.min &&
+         now - s->idle_since >= p->opt.idle_timeout_ms;
+}
+
+static void on_maint(mt_timer *t) {
+  mt_pool *p = mt_container(t, mt_pool, maint);
+  double now = mt_reactor_now(p->reactor);
+  size_t left = p->slots.len;
+  mt_node *n, *next;
+  for (n = p->slots.head; n; n = next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    next = n->next;
+    if (!s->open || s->retiring) continue;
+    if (too_old(s, now) && !mt__slot_idle(s)) {
+      s->retiring = true;
+      p->epoch++;
+      p->stats.retired++;
+    } else if (mt__slot_idle(s) &&
+               (too_old(s, now) ||
+                (left > (size_t)p->opt.min && idle_too_long(s, now)))) {
+      left--;
+      mt__slot_close(s);
+    }
+  }
+  mt__pool_dispatch(p);
+}
+
+/* ---- start and stop ----------------------------------------------------------------- */
+
+void mt__maint_init(mt_pool *p) {
+  p->tick.cb = on_tick;
+  p->maint.cb = on_maint;
+}
+
+void mt__maint_start(mt_pool *p) {
+  if (p->closing) return;
+  if ((p->waiting.len || p->lease_waiters.len) && !p->tick.active)
+    mt_timer_set(p->reactor, &p->tick, MT_TICK_MS);
+  if (p->slots.len && !p->maint.active)
+    mt_timer_set(p->reactor, &p->maint, MT_MAINT_MS);
+}
+
+void mt__maint_stop(mt_pool *p) {
+  mt_timer_del(&p->tick);
+  mt_timer_del(&p->maint);
+  mt_timer_del(&p->closer);
+}

@@ -1,0 +1,121 @@
+/*
+ * One server's connection budget over all pools of this process. With "auto"
+ * it starts at 4, and becomes min(20, half of the free slots) once the first
+ * connection has asked; a 53300 halves it.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/alloc.h"
+#include "pg/result.h"
+#include "pool/pool_priv.h"
+
+enum { AUTO_START = 4 };
+
+#define LIMITS_SQL                                                          \
+  "select least(20, greatest(2, "                                           \
+  "(pg_catalog.current_setting('max_connections')::int - "                  \
+  "pg_catalog.current_setting('superuser_reserved_connections')::int - "    \
+  "(select pg_catalog.sum(numbackends) from "                               \
+  "pg_catalog.pg_stat_database)::int) / 2))"
+
+mt_server *mt_server_new(const char *name, int max) {
+  mt_server *s = mt_calloc(sizeof *s);
+  if (!s) return NULL;
+  s->name = mt_strdup(name);
+  if (!s->name) {
+    mt_free(s);
+    return NULL;
+  }
+  s->max = max;
+  s->cap = max > 0 ? max : AUTO_START;
+  return s;
+}
+
+void mt_server_free(mt_server *s) {
+  if (!s) return;
+  assert(s->pools.len == 0 && s->open == 0);
+  mt_free(s->name);
+  mt_free(s);
+}
+
+int mt_server_open(const mt_server *s) { return s->open; }
+int mt_server_cap(const mt_server *s) { return s->cap; }
+
+/* The longest idle connection of another pool. */
+static mt_slot *oldest_idle(mt_server *s, const mt_pool *asking) {
+  mt_slot *best = NULL;
+  mt_node *n, *m;
+  for (n = s->pools.head; n; n = n->next) {
+    mt_pool *p = mt_container(n, mt_pool, node);
+    if (p == asking) continue;
+    for (m = p->slots.head; m; m = m->next) {
+      mt_slot *slot = mt_container(m, mt_slot, node);
+      if (!mt__slot_idle(slot)) continue;
+      if (!best || slot->idle_since < best->idle_since) best = slot;
+    }
+  }
+  return best;
+}
+
+bool mt__server_take(mt_server *s, mt_pool *p) {
+  mt_slot *victim;
+  if (s->connecting >= MT_CONNECTING_MAX) return false;
+  if (s->open < s->cap) {
+    s->open++;
+    s->connecting++;
+    return true;
+  }
+  /* its place becomes free when it has closed; the pool is woken then */
+  victim = p->slots.len == 0 ? oldest_idle(s, p) : NULL;
+  if (victim) mt__slot_close(victim);
+  return false;
+}
+
+static void wake(mt_server *s) {
+  mt_node *n;
+  for (n = s->pools.head; n; n = n->next) {
+    mt_pool *p = mt_container(n, mt_pool, node);
+    if (!p->closing && (p->waiting.len || p->lease_waiters.len))
+      mt__pool_kick(p);
+  }
+}
+
+void mt__server_give(mt_server *s) {
+  assert(s->open > 0);
+  s->open--;
+  wake(s);
+}
+
+void mt__server_connected(mt_server *s) {
+  assert(s->connecting > 0);
+  s->connecting--;
+  wake(s);
+}
+
+void mt__server_too_many(mt_server *s) {
+  if (s->max == 0) s->cap = s->cap > 3 ? s->cap / 2 : 2;
+}
+
+/* The server outlives its pools' connections: its manager frees it last. */
+static void on_limits(mt_req *req) {
+  mt_server *s = req->data;
+  const char *v;
+  mt_result *r = mt_req_result(req);
+  if (!req->err && r && mt_result_rows(r) == 1 &&
+      (v = mt_result_value(r, 0, 0)))
+    s->cap = atoi(v);
+  if (s->cap < 2) s->cap = 2;
+  mt_req_free(req);
+}
+
+void mt__server_ask(mt_server *s, mt_conn *c) {
+  mt_req *req;
+  if (s->max > 0 || s->asked) return;
+  req = mt_req_new_text(0, NULL, LIMITS_SQL);
+  if (!req) return;
+  s->asked = true;
+  req->on_done = on_limits;
+  req->data = s;
+  mt_conn_submit(c, req);
+}

@@ -1,0 +1,114 @@
+/*
+ * What all reactors share: counting what is in use, and the work queued for
+ * the end of a turn. The loops themselves are in reactor_*.c.
+ */
+#include "reactor/reactor.h"
+
+#include <math.h>
+#include <string.h>
+
+/* About 30 years: keeps inf out of the loops' arithmetic. */
+#define LONGEST_DELAY_MS 1e12
+
+void mt_reactor_init(mt_reactor *r, const mt_reactor_ops *ops) {
+  memset(r, 0, sizeof *r);
+  r->ops = ops;
+}
+
+void mt_io_set(mt_reactor *r, mt_io *io, int fd, unsigned want) {
+  if (!want) {
+    mt_io_del(io, false);
+    return;
+  }
+  assert(fd >= 0 && (!io->want || io->reactor == r));
+  if (!io->want) r->live_ios++;
+  io->reactor = r;
+  r->ops->io_set(io, fd, want);
+  io->fd = fd;
+  io->want = want;
+}
+
+void mt_io_del(mt_io *io, bool fd_closed) {
+  if (!io->want) return;
+  io->reactor->ops->io_del(io, fd_closed);
+  io->want = 0;
+  io->reactor->live_ios--;
+}
+
+void mt_timer_set(mt_reactor *r, mt_timer *t, double delay_ms) {
+  assert(!t->active || t->reactor == r);
+  if (!(delay_ms > 0)) delay_ms = 0;
+  if (!t->active) r->live_timers++;
+  t->reactor = r;
+  r->ops->timer_set(t, fmin(delay_ms, LONGEST_DELAY_MS));
+  t->active = true;
+}
+
+void mt_timer_del(mt_timer *t) {
+  if (!t->active) return;
+  t->reactor->ops->timer_del(t);
+  t->active = false;
+  t->reactor->live_timers--;
+}
+
+void mt_timer_fired(mt_timer *t) {
+  assert(t->active);
+  t->active = false;
+  t->reactor->live_timers--;
+  t->cb(t);
+}
+
+void mt_defer_add(mt_reactor *r, mt_defer *d, mt_defer_phase phase) {
+  if (mt_node_linked(&d->node)) return;
+  mt_list_push(&r->deferred[phase], &d->node);
+  if (r->deferred[phase].len == 1) r->ops->wake(r);
+}
+
+void mt_defer_del(mt_defer *d) { mt_node_unlink(&d->node); }
+
+/* What its callbacks queue in the same phase waits for the next round, else
+ * two of them could keep the loop from its sockets for ever. */
+static void run_phase(mt_reactor *r, mt_defer_phase phase) {
+  mt_list due = {0};
+  mt_node *n;
+
+  mt_list_take(&due, &r->deferred[phase]);
+  while ((n = mt_list_pop(&due))) {
+    mt_defer *d = mt_container(n, mt_defer, node);
+    d->cb(d); /* may free d */
+  }
+}
+
+static bool has_deferred(const mt_reactor *r) {
+  int i;
+  for (i = 0; i < MT_DEFER_PHASES; i++) {
+    if (r->deferred[i].len > 0) return true;
+  }
+  return false;
+}
+
+bool mt_reactor_end_turn(mt_reactor *r) {
+  if (!has_deferred(r)) return false;
+  run_phase(r, MT_DEFER_DELIVER);
+  run_phase(r, MT_DEFER_FLUSH);
+  run_phase(r, MT_DEFER_FREE);
+  return has_deferred(r);
+}
+
+size_t mt_reactor_live(const mt_reactor *r) {
+  return r->live_ios + r->live_timers;
+}
+
+void mt_reactor_run_once(mt_reactor *r, bool block) {
+  r->ops->run_once(r, block && !has_deferred(r));
+}
+
+double mt_reactor_now(mt_reactor *r) { return r->ops->now(r); }
+
+void mt_reactor_free(mt_reactor *r) {
+  if (!r) return;
+  if (r->resolver) r->resolver_free(r->resolver);
+  while (mt_reactor_end_turn(r)) continue;
+  assert(mt_reactor_live(r) == 0);
+  r->ops->destroy(r);
+}

@@ -1,0 +1,94 @@
+/*
+ * The event loop as the core sees it: watch a descriptor, set a timer, read a
+ * clock, and run work at the end of a turn. One implementation per loop (see
+ * reactor_ev.c); the core never names a loop. Single-threaded.
+ *
+ * Watchers live inside their owner's struct, zeroed before first use, and are
+ * identified by address. All calls are idempotent. A callback may set, change
+ * or delete any watcher, its own included; a deleted watcher is not called.
+ */
+#ifndef MT_REACTOR_REACTOR_H
+#define MT_REACTOR_REACTOR_H
+
+#include "base/list.h"
+#include "mtenant.h"
+
+enum { MT_READ = 1, MT_WRITE = 2 };
+
+/* Room for an implementation's own watcher (ev_io, ev_timer: 48 bytes). */
+typedef struct mt_watcher_priv {
+  _Alignas(8) unsigned char bytes[64];
+} mt_watcher_priv;
+
+typedef struct mt_io {
+  mt_reactor *reactor;
+  int fd;        /* meaningful while want != 0 */
+  unsigned want; /* MT_READ | MT_WRITE; 0: not watched */
+  void (*cb)(struct mt_io *io, unsigned ready);
+  mt_watcher_priv priv;
+} mt_io;
+
+typedef struct mt_timer {
+  mt_reactor *reactor;
+  bool active;
+  void (*cb)(struct mt_timer *t);
+  mt_watcher_priv priv;
+} mt_timer;
+
+/* Work for the end of the turn, in this order. Queued from within a phase it
+ * runs in the next round, before the loop may block. */
+typedef enum mt_defer_phase {
+  MT_DEFER_DELIVER, /* completions to the layer on the right */
+  MT_DEFER_FLUSH,   /* what the turn has queued goes to the sockets */
+  MT_DEFER_FREE,    /* memory, when no callback is on the stack any more */
+  MT_DEFER_PHASES
+} mt_defer_phase;
+
+typedef struct mt_defer {
+  mt_node node;
+  void (*cb)(struct mt_defer *d);
+} mt_defer;
+
+typedef struct mt_reactor_ops {
+  void (*io_set)(mt_io *io, int fd, unsigned want);
+  /* fd_closed: the descriptor is gone or now names another file. */
+  void (*io_del)(mt_io *io, bool fd_closed);
+  void (*timer_set)(mt_timer *t, double delay_ms);
+  void (*timer_del)(mt_timer *t);
+  double (*now)(mt_reactor *r); /* monotonic, ms, read afresh */
+  void (*run_once)(mt_reactor *r, bool block);
+  /* Makes sure that the loop takes another turn without blocking. */
+  void (*wake)(mt_reactor *r);
+  void (*destroy)(mt_reactor *r);
+} mt_reactor_ops;
+
+struct mt_reactor {
+  const mt_reactor_ops *ops;
+  mt_list deferred[MT_DEFER_PHASES];
+  size_t live_ios, live_timers; /* for leak checks */
+  void *resolver;               /* pg/resolver.c: one per reactor */
+  void (*resolver_free)(void *resolver);
+};
+
+/* want 0 is io_del(io, false). Watching another fd than before is allowed: the
+ * old one must still be open or have been removed with fd_closed. */
+void mt_io_set(mt_reactor *r, mt_io *io, int fd, unsigned want);
+void mt_io_del(mt_io *io, bool fd_closed);
+/* Fires once after delay_ms; set again it starts afresh. */
+void mt_timer_set(mt_reactor *r, mt_timer *t, double delay_ms);
+void mt_timer_del(mt_timer *t);
+/* Queues d unless it is queued already. mt_defer_del takes it back. */
+void mt_defer_add(mt_reactor *r, mt_defer *d, mt_defer_phase phase);
+void mt_defer_del(mt_defer *d);
+
+/* For implementations: runs the queued phases once, in order; true if more
+ * was queued meanwhile, so the loop must not block. */
+bool mt_reactor_end_turn(mt_reactor *r);
+/* For implementations: t is due, and out of the loop. Calls its callback. */
+void mt_timer_fired(mt_timer *t);
+/* Watchers and timers in use. */
+size_t mt_reactor_live(const mt_reactor *r);
+/* For implementations: what every reactor starts with. */
+void mt_reactor_init(mt_reactor *r, const mt_reactor_ops *ops);
+
+#endif

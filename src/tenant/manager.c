@@ -1,0 +1,365 @@
+/*
+ * The manager: registry of entries with LRU and TTL, disposal. See mtenant.h
+ * and tenant.h. Its memory lives until its maker has let go and the last
+ * entry is gone.
+ */
+#include <assert.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "tenant/tenant_priv.h"
+
+enum { MAX_SQL_TEXTS = 2048, MAX_SQL_BYTES = 8 * 1024 * 1024 };
+
+#define SWEEP_MS 60000.0
+#define DISPOSE_MS 5000.0
+
+mt_error *mt__disposed_error(void) {
+  return mt_error_new(MT_E_DISPOSED, "[mtenant] TenantManager has been disposed");
+}
+
+/* ---- configuration -------------------------------------------------------------- */
+
+void mt_manager_config_init(mt_manager_config *c) {
+  static const char *const path[] = {"$tenant", "public", NULL};
+  *c = (mt_manager_config){.application_name = "mtenant",
+                           .pool_max = 10,
+                           .max_waiting = 1000,
+                           .cache_statements = 256,
+                           .idle_timeout_ms = 30000,
+                           .connect_timeout_ms = 5000,
+                           .acquire_timeout_ms = 5000,
+                           .max_lifetime_ms = 3600000,
+                           .cancel_timeout_ms = 2000,
+                           .max_tenants_touched = 500,
+                           .retry = MT_RETRY_POLICY_DEFAULT,
+                           .verify_schema = true,
+                           .max_pools = 10000,
+                           .pool_ttl_ms = 3600000,
+                           .search_path = path};
+}
+
+static int copy_path(mt_manager *m, const char *const *path) {
+  size_t n = 0, i;
+  while (path[n]) n++;
+  m->path = mt_calloc((n + 1) * sizeof *m->path);
+  if (!m->path) return MT_E_OUT_OF_MEMORY;
+  for (i = 0; i < n; i++)
+    if (!(m->path[i] = mt_strdup(path[i]))) return MT_E_OUT_OF_MEMORY;
+  return MT_OK;
+}
+
+static int copy_config(mt_manager *m, const mt_manager_config *c,
+                       mt_error **err) {
+  m->cfg = *c;
+  m->cfg.url = NULL;
+  m->cfg.application_name = mt_strdup(c->application_name);
+  m->sqls = mt_sql_table_new(MAX_SQL_TEXTS, MAX_SQL_BYTES);
+  if (!m->cfg.application_name || !m->sqls ||
+      copy_path(m, c->search_path) != MT_OK)
+    return mt_fail(err, mt_error_oom());
+  m->cfg.search_path = (const char *const *)m->path;
+  return mt_endpoint_parse(c->url ? c->url : "", &m->endpoint, err);
+}
+
+/* ---- life ------------------------------------------------------------------------- */
+
+static void manager_fini(mt_manager *m) {
+  char **p;
+  mt_timer_del(&m->sweep);
+  mt_defer_del(&m->disposed_defer);
+  mt__pools_free(m);
+  mt_endpoint_unref(m->endpoint);
+  mt_sql_table_free(m->sqls);
+  for (p = m->path; p && *p; p++) mt_free(*p);
+  mt_free(m->path);
+  mt_free((char *)(uintptr_t)m->cfg.application_name);
+  mt_free(m);
+}
+
+void mt__manager_unref(mt_manager *m) {
+  assert(m->refs > 0);
+  if (--m->refs == 0) manager_fini(m);
+}
+
+static void on_sweep(mt_timer *timer);
+static void on_disposed(mt_defer *d);
+
+static uint64_t seed_of(const mt_manager *m) {
+  struct timespec ts;
+  if (m->cfg.seed) return m->cfg.seed;
+  clock_gettime(CLOCK_REALTIME, &ts);
+  return mt_hash64(&ts, sizeof ts, (uint64_t)getpid());
+}
+
+int mt_manager_new(mt_reactor *r, const mt_manager_config *config,
+                   const mt_manager_callbacks *cbs, void *data,
+                   mt_manager **out, mt_error **err) {
+  mt_manager *m = mt_calloc(sizeof *m);
+  int rc;
+  if (!m) return mt_fail(err, mt_error_oom());
+  m->refs = 1;
+  m->reactor = r;
+  m->cbs = *cbs;
+  m->data = data;
+  m->sweep.cb = on_sweep;
+  m->disposed_defer.cb = on_disposed;
+  rc = copy_config(m, config, err);
+  if (rc != MT_OK) {
+    manager_fini(m);
+    return rc;
+  }
+  mt_rand_seed(&m->rand, seed_of(m));
+  *out = m;
+  return MT_OK;
+}
+
+void mt_manager_free(mt_manager *m) {
+  if (m) mt__manager_unref(m);
+}
+
+/* ---- events ------------------------------------------------------------------------ */
+
+void mt__manager_event(mt_manager *m, const mt_event *ev) {
+  if (m->cbs.on_event) m->cbs.on_event(m, ev, m->data);
+}
+
+/* ---- registry ---------------------------------------------------------------------- */
+
+void mt__tenant_touch(mt_tenant *t) {
+  mt_manager *m = t->manager;
+  t->last_used = mt_reactor_now(m->reactor);
+  if (t->shared || m->lru.tail == &t->lru) return;
+  mt_list_remove(&m->lru, &t->lru);
+  mt_list_push(&m->lru, &t->lru);
+}
+
+void mt__tenant_evict(mt_tenant *t, const char *reason) {
+  mt_manager *m = t->manager;
+  mt_event ev = {.kind = "pool_evicted",
+                 .tenant_id = t->id,
+                 .schema = mt_tenant_schema(t),
+                 .reason = reason};
+  assert(t->registered && !t->shared);
+  HASH_DELETE(hh, m->tenants, t);
+  mt_list_remove(&m->lru, &t->lru);
+  t->registered = false;
+  t->refs++;
+  mt__manager_event(m, &ev);
+  mt_tenant_unref(t);
+  mt__tenant_check(t);
+}
+
+/* Room for one more: the oldest entry that nobody uses goes. */
+static void make_room(mt_manager *m) {
+  mt_node *n, *next;
+  for (n = m->lru.head; n && m->lru.len >= (size_t)m->cfg.max_pools;
+       n = next) {
+    mt_tenant *t = mt_container(n, mt_tenant, lru);
+    next = n->next;
+    if (!mt_tenant_busy(t)) mt__tenant_evict(t, "lru_eviction");
+  }
+}
+
+static void on_sweep(mt_timer *timer) {
+  mt_manager *m = mt_container(timer, mt_manager, sweep);
+  double now = mt_reactor_now(m->reactor);
+  mt_node *n, *next;
+  for (n = m->lru.head; n; n = next) {
+    mt_tenant *t = mt_container(n, mt_tenant, lru);
+    next = n->next;
+    if (now - t->last_used < m->cfg.pool_ttl_ms) break;
+    if (mt_tenant_busy(t))
+      t->last_used = now;
+    else
+      mt__tenant_evict(t, "ttl_expired");
+  }
+  if (m->lru.len > 0)
+    mt_timer_set(m->reactor, &m->sweep,
+                 m->cfg.pool_ttl_ms < SWEEP_MS ? m->cfg.pool_ttl_ms
+                                               : SWEEP_MS);
+}
+
+static void start_sweep(mt_manager *m) {
+  double ttl = m->cfg.pool_ttl_ms;
+  if (ttl <= 0 || m->sweep.active) return;
+  mt_timer_set(m->reactor, &m->sweep, ttl < SWEEP_MS ? ttl : SWEEP_MS);
+}
+
+static int enter(mt_manager *m, mt_tenant *t, mt_error **err) {
+  bool failed = false;
+#undef uthash_nonfatal_oom
+#define uthash_nonfatal_oom(obj) failed = true
+  HASH_ADD_KEYPTR(hh, m->tenants, t->id, strlen(t->id), t);
+  if (failed) {
+    mt__tenant_check(t);
+    return mt_fail(err, mt_error_oom());
+  }
+  t->registered = true;
+  mt_list_push(&m->lru, &t->lru);
+  t->last_used = mt_reactor_now(m->reactor);
+  start_sweep(m);
+  return MT_OK;
+}
+
+mt_tenant *mt_manager_find(mt_manager *m, const char *id) {
+  mt_tenant *t;
+  HASH_FIND(hh, m->tenants, id, strlen(id), t);
+  return t;
+}
+
+int mt_manager_tenant(mt_manager *m, const char *id, mt_tenant **out,
+                      mt_error **err) {
+  mt_tenant *t;
+  int rc;
+  if (m->disposing) return mt_fail(err, mt__disposed_error());
+  t = mt_manager_find(m, id);
+  if (t) {
+    mt__tenant_touch(t);
+    *out = mt_tenant_ref(t);
+    return MT_OK;
+  }
+  make_room(m);
+  t = mt__tenant_new(m, id, false);
+  if (!t) return mt_fail(err, mt_error_oom());
+  rc = enter(m, t, err);
+  if (rc == MT_OK) *out = mt_tenant_ref(t);
+  return rc;
+}
+
+int mt_manager_shared(mt_manager *m, mt_tenant **out, mt_error **err) {
+  if (m->disposing) return mt_fail(err, mt__disposed_error());
+  if (!m->shared) {
+    m->shared = mt__tenant_new(m, "", true);
+    if (!m->shared) return mt_fail(err, mt_error_oom());
+    m->shared->registered = true;
+  }
+  *out = mt_tenant_ref(m->shared);
+  return MT_OK;
+}
+
+bool mt_manager_evict(mt_manager *m, const char *id, const char *reason) {
+  mt_tenant *t = mt_manager_find(m, id);
+  if (!t) return false;
+  mt__tenant_evict(t, reason);
+  return true;
+}
+
+/* ---- disposal -------------------------------------------------------------------------- */
+
+static void drop_entry(mt_tenant *t, const mt_error *err) {
+  t->refs++;
+  if (t->flight) mt__flight_abort(t->flight, err);
+  mt__tenant_fail_pending(t, err);
+  if (t->registered) {
+    t->registered = false;
+    if (t->shared) {
+      t->manager->shared = NULL;
+    } else {
+      HASH_DELETE(hh, t->manager->tenants, t);
+      mt_list_remove(&t->manager->lru, &t->lru);
+    }
+  }
+  mt_tenant_unref(t);
+  mt__tenant_check(t);
+}
+
+static void on_disposed(mt_defer *d) {
+  mt_manager *m = mt_container(d, mt_manager, disposed_defer);
+  bool first = !m->disposed;
+  m->disposed = true;
+  m->refs++;
+  while (m->disposals) {
+    mt_disposal *next = m->disposals;
+    m->disposals = next->next;
+    next->done(next->data);
+    mt_free(next);
+  }
+  if (first) mt__manager_unref(m); /* taken by start_disposal */
+  mt__manager_unref(m);
+}
+
+static void start_disposal(mt_manager *m, double timeout_ms) {
+  mt_error *err = mt__disposed_error();
+  m->disposing = true;
+  m->refs++;
+  mt_timer_del(&m->sweep);
+  while (m->lru.head)
+    drop_entry(mt_container(m->lru.head, mt_tenant, lru), err);
+  if (m->shared) drop_entry(m->shared, err);
+  mt_error_unref(err);
+  if (mt__pools_close_all(m, timeout_ms > 0 ? timeout_ms : DISPOSE_MS) == 0)
+    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+}
+
+void mt_manager_dispose(mt_manager *m, double timeout_ms,
+                        void (*done)(void *data), void *data) {
+  mt_disposal *w = done ? mt_calloc(sizeof *w) : NULL;
+  if (w) {
+    w->done = done;
+    w->data = data;
+    w->next = m->disposals;
+    m->disposals = w;
+  }
+  if (!m->disposing)
+    start_disposal(m, timeout_ms);
+  else if (m->disposed)
+    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+}
+
+static void answer_nothing(mt_manager *m, const char *tenant_id,
+                           uint64_t token, void *data) {
+  (void)tenant_id;
+  (void)data;
+  mt_manager_resolved(m, token, NULL, NULL);
+}
+
+void mt_manager_detach(mt_manager *m) {
+  m->cbs = (mt_manager_callbacks){.resolve = answer_nothing};
+  m->data = NULL;
+}
+
+/* ---- reading ---------------------------------------------------------------------------- */
+
+mt_sql *mt_manager_sql(mt_manager *m, const char *sql, size_t len) {
+  return mt_sql_intern(m->sqls, sql, len);
+}
+
+mt_reactor *mt_manager_reactor(const mt_manager *m) { return m->reactor; }
+
+const mt_manager_config *mt_manager_get_config(const mt_manager *m) {
+  return &m->cfg;
+}
+
+bool mt_manager_disposed(const mt_manager *m) { return m->disposing; }
+
+size_t mt_manager_count(const mt_manager *m) { return m->lru.len; }
+
+mt_tenant *mt_manager_next(const mt_manager *m, const mt_tenant *t) {
+  mt_node *n = t ? t->lru.next : m->lru.head;
+  return n ? mt_container(n, mt_tenant, lru) : NULL;
+}
+
+double mt_manager_random(mt_manager *m) { return mt_rand_unit(&m->rand); }
+
+void mt_manager_stats(const mt_manager *m, mt_pool_stats *out,
+                      int *server_connections) {
+  const mt_pool_entry *e;
+  memset(out, 0, sizeof *out);
+  *server_connections = 0;
+  for (e = m->pools; e; e = e->hh.next) {
+    const mt_pool_stats *s = mt_pool_get_stats(e->pool);
+    out->opened += s->opened;
+    out->lost += s->lost;
+    out->connect_failures += s->connect_failures;
+    out->retired += s->retired;
+    out->leases += s->leases;
+    out->requests += s->requests;
+    out->tainted += s->tainted;
+    out->open += s->open;
+    out->peak += s->peak;
+  }
+  *server_connections = out->open;
+}

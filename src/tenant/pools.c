@@ -1,0 +1,143 @@
+/*
+ * The manager's pools and servers: one pool per endpoint (per tenant in
+ * dedicated mode), one budget per server.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "tenant/tenant_priv.h"
+
+static mt_server *server_for(mt_manager *m, const char *name) {
+  size_t len = strlen(name);
+  mt_server_entry *e;
+  bool failed = false;
+  HASH_FIND(hh, m->servers, name, len, e);
+  if (e) return e->server;
+  e = mt_calloc(sizeof *e + len + 1);
+  if (!e) return NULL;
+  memcpy(e->name, name, len);
+  e->server = mt_server_new(name, m->cfg.max_connections);
+  if (!e->server) {
+    mt_free(e);
+    return NULL;
+  }
+#undef uthash_nonfatal_oom
+#define uthash_nonfatal_oom(obj) failed = true
+  HASH_ADD_KEYPTR(hh, m->servers, e->name, len, e);
+  if (!failed) return e->server;
+  mt_server_free(e->server);
+  mt_free(e);
+  return NULL;
+}
+
+static bool password(void *data, char *buf, size_t size) {
+  mt_manager *m = data;
+  return m->cbs.password && m->cbs.password(m, buf, size, m->data);
+}
+
+static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
+  const mt_manager_config *c = &m->cfg;
+  mt_pool_options o = {
+      .conn = {.application_name = c->application_name,
+               .connect_timeout_ms = c->connect_timeout_ms,
+               .cancel_timeout_ms = c->cancel_timeout_ms,
+               .cache_statements = c->cache_statements},
+      .max = c->pool_max,
+      .min = c->pool_min,
+      .max_waiting = c->max_waiting,
+      .idle_timeout_ms = c->idle_timeout_ms,
+      .acquire_timeout_ms = c->acquire_timeout_ms,
+      .max_lifetime_ms = c->max_lifetime_ms,
+      .max_tenants_touched = c->max_tenants_touched};
+  mt_server *server = server_for(m, ep->server);
+  return server ? mt_pool_new(m->reactor, server, ep, &o, password, m) : NULL;
+}
+
+static mt_pool_entry *add(mt_manager *m, const char *key, mt_endpoint *ep,
+                          bool dedicated) {
+  size_t len = strlen(key);
+  bool failed = false;
+  mt_pool_entry *e = mt_calloc(sizeof *e + len + 1);
+  if (!e) return NULL;
+  memcpy(e->key, key, len);
+  e->manager = m;
+  e->dedicated = dedicated;
+  e->pool = make_pool(m, ep);
+  if (e->pool) {
+    HASH_ADD_KEYPTR(hh, m->pools, e->key, len, e);
+    if (!failed) return e;
+    mt_pool_free(e->pool);
+  }
+  mt_free(e);
+  return NULL;
+}
+
+int mt__pools_get(mt_manager *m, mt_endpoint *ep, const char *tenant_id,
+                  mt_pool_entry **out, mt_error **err) {
+  bool own = m->cfg.dedicated && tenant_id;
+  char *key = own ? mt_asprintf("%s\x1ftenant=%s", ep->key, tenant_id)
+                  : mt_strdup(ep->key);
+  mt_pool_entry *e = NULL;
+  if (!key) return mt_fail(err, mt_error_oom());
+  HASH_FIND(hh, m->pools, key, strlen(key), e);
+  if (!e) e = add(m, key, ep, own);
+  mt_free(key);
+  if (!e) return mt_fail(err, mt_error_oom());
+  *out = e;
+  return MT_OK;
+}
+
+static void on_dedicated_closed(void *data) {
+  mt_pool_entry *e = data;
+  mt_manager *m = e->manager;
+  mt_pool_free(e->pool);
+  mt_free(e);
+  m->pools_closing--;
+  if (m->disposing && m->pools_closing == 0)
+    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+  mt__manager_unref(m);
+}
+
+void mt__pools_close_dedicated(mt_pool_entry *e) {
+  mt_manager *m = e->manager;
+  if (e->closed) return; /* a disposal is at it */
+  HASH_DEL(m->pools, e);
+  e->closed = true;
+  m->refs++;
+  m->pools_closing++;
+  mt_pool_close(e->pool, 5000, on_dedicated_closed, e);
+}
+
+static void on_closed(void *data) {
+  mt_pool_entry *e = data;
+  mt_manager *m = e->manager;
+  m->pools_closing--;
+  if (m->pools_closing == 0)
+    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+}
+
+int mt__pools_close_all(mt_manager *m, double timeout_ms) {
+  mt_pool_entry *e;
+  for (e = m->pools; e; e = e->hh.next) {
+    e->closed = true;
+    m->pools_closing++;
+    mt_pool_close(e->pool, timeout_ms, on_closed, e);
+  }
+  return m->pools_closing;
+}
+
+void mt__pools_free(mt_manager *m) {
+  mt_pool_entry *e, *enext;
+  mt_server_entry *s, *snext;
+  HASH_ITER(hh, m->pools, e, enext) {
+    HASH_DEL(m->pools, e);
+    mt_pool_free(e->pool);
+    mt_free(e);
+  }
+  HASH_ITER(hh, m->servers, s, snext) {
+    HASH_DEL(m->servers, s);
+    mt_server_free(s->server);
+    mt_free(s);
+  }
+}

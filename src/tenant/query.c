@@ -1,0 +1,73 @@
+/*
+ * The public one-statement query of the C API: a request whose answer goes to
+ * a plain callback. See mtenant.h.
+ */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "pg/result.h"
+#include "tenant/tenant_priv.h"
+
+typedef struct query {
+  mt_query_fn done;
+  void *data;
+} query;
+
+static void on_finish(mt_req *req) {
+  query *q = req->data;
+  q->done(q->data, req->err ? NULL : mt_req_result(req), req->err);
+  mt_free(q);
+  mt_req_free(req);
+}
+
+static int set_params(mt_req *req, int n, const char *const *params) {
+  size_t *lens;
+  int i, rc;
+  if (n == 0) return MT_OK;
+  lens = mt_calloc((size_t)n * sizeof *lens);
+  if (!lens) return MT_E_OUT_OF_MEMORY;
+  for (i = 0; i < n; i++) lens[i] = params[i] ? strlen(params[i]) : 0;
+  rc = mt_req_set_params(req, n, params, lens);
+  mt_free(lens);
+  return rc;
+}
+
+static mt_req *make(mt_manager *m, const char *sql, mt_error **err) {
+  mt_sql *text = mt_manager_sql(m, sql, strlen(sql));
+  mt_req *req;
+  if (text && text->info.cls > MT_SQL_PLAIN) {
+    mt_sql_unref(text);
+    mt_fail(err, mt_error_new(MT_E_MISUSE,
+                              "only SELECT, INSERT, UPDATE, DELETE, MERGE and "
+                              "VALUES run through mt_tenant_query"));
+    return NULL;
+  }
+  req = text ? mt_req_new(MT_REQ_SCOPE, NULL, text) : NULL;
+  mt_sql_unref(text);
+  if (!req) mt_fail(err, mt_error_oom());
+  return req;
+}
+
+int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
+                    const char *const *params, double timeout_ms,
+                    mt_query_fn done, void *data, mt_error **err) {
+  mt_error *why = NULL;
+  mt_req *req = make(t->manager, sql, &why);
+  query *q = req ? mt_malloc(sizeof *q) : NULL;
+  int rc;
+  if (!q || set_params(req, nparams, params) != MT_OK) {
+    if (!why) why = mt_error_oom();
+    rc = mt_fail(err, why);
+    goto fail;
+  }
+  *q = (query){done, data};
+  req->timeout_ms = timeout_ms;
+  req->on_finish = on_finish;
+  req->data = q;
+  rc = mt_tenant_submit(t, req, err);
+  if (rc == MT_OK) return MT_OK;
+fail:
+  mt_free(q);
+  mt_req_free(req);
+  return rc;
+}

@@ -1,0 +1,206 @@
+/*
+ * Routes: asking the host's resolver, checking what it answers, and turning
+ * it into a scope, a pool and a share. A schema has one live owner.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "pg/quote.h"
+#include "tenant/tenant_priv.h"
+
+/* ---- asking ------------------------------------------------------------------ */
+
+static void apply(mt_tenant *t, const mt_route *route);
+
+static void ask(mt_tenant *t) {
+  mt_manager *m = t->manager;
+  mt_route shared = {.schema = "public"};
+  t->state = MT_TENANT_ROUTING;
+  if (t->shared)
+    apply(t, &shared);
+  else
+    m->cbs.resolve(m, t->id, (uint64_t)(uintptr_t)t->resolution, m->data);
+}
+
+int mt__route_start(mt_tenant *t, mt_error **err) {
+  if (t->state != MT_TENANT_NEW) return MT_OK;
+  if (!t->shared) {
+    t->resolution = mt_calloc(sizeof *t->resolution);
+    if (!t->resolution) return mt_fail(err, mt_error_oom());
+    t->resolution->tenant = t;
+  }
+  ask(t);
+  return MT_OK;
+}
+
+void mt__route_forget_question(mt_tenant *t) {
+  if (!t->resolution) return;
+  t->resolution->tenant = NULL; /* freed when the answer comes */
+  t->resolution = NULL;
+  if (t->state == MT_TENANT_ROUTING) t->state = MT_TENANT_NEW;
+}
+
+void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
+                         const mt_error *err) {
+  mt_resolution *q = (mt_resolution *)(uintptr_t)token;
+  mt_tenant *t = q->tenant;
+  mt_error *none;
+  (void)m;
+  mt_free(q);
+  if (!t) return;
+  t->resolution = NULL;
+  if (route) {
+    apply(t, route);
+    return;
+  }
+  t->state = MT_TENANT_NEW;
+  none = err ? mt_error_ref(err)
+             : mt_error_new(MT_E_TENANT_NOT_FOUND,
+                            "no route for tenant \"%s\"", t->id);
+  mt__tenant_routed(t, none);
+  mt_error_unref(none);
+}
+
+/* ---- checking ------------------------------------------------------------------ */
+
+static mt_error *check_schema(const mt_tenant *t, const char *schema) {
+  const char *why;
+  if (!schema)
+    return mt_error_new(MT_E_POLICY, "route of tenant \"%s\" has no schema",
+                        t->id);
+  why = mt_schema_name_problem(schema, strlen(schema));
+  if (!why && !t->shared && strcmp(schema, "public") == 0)
+    why = "public is no tenant's schema";
+  if (!why) return NULL;
+  return mt_error_new(MT_E_INVALID_TENANT_ID,
+                      "tenant \"%s\" can't have the schema \"%.80s\": %s",
+                      t->id, schema, why);
+}
+
+static mt_error *check_role(const mt_tenant *t, const char *role) {
+  size_t len = role ? strlen(role) : 0;
+  if (!role) return NULL;
+  if (len > 0 && len <= 63 && mt_utf8_valid(role, len) &&
+      strcmp(role, "none") != 0)
+    return NULL;
+  return mt_error_new(MT_E_POLICY,
+                      "route of tenant \"%s\": \"%.80s\" is no role name",
+                      t->id, role);
+}
+
+/* Two live ids on one schema would share their data: refuse the second. */
+static mt_error *own(mt_tenant *t, const char *endpoint_key,
+                     const char *schema) {
+  mt_manager *m = t->manager;
+  mt_tenant *other;
+  bool failed = false;
+  if (t->shared) return NULL;
+  t->owner_key = mt_asprintf("%016llx/%s",
+                             (unsigned long long)mt_hash64(
+                                 endpoint_key, strlen(endpoint_key), 1),
+                             schema);
+  if (!t->owner_key) return mt_error_oom();
+  HASH_FIND(owner_hh, m->owners, t->owner_key, strlen(t->owner_key), other);
+  if (other && strcmp(other->id, t->id) != 0) {
+    mt_free(t->owner_key);
+    t->owner_key = NULL;
+    return mt_error_new(
+        MT_E_INVALID_TENANT_ID,
+        "tenant \"%s\" maps to schema \"%s\", which is tenant \"%s\"'s", t->id,
+        schema, other->id);
+  }
+  if (other) { /* an evicted entry of the same id still drains */
+    HASH_DELETE(owner_hh, m->owners, other);
+    mt_free(other->owner_key);
+    other->owner_key = NULL;
+  }
+#undef uthash_nonfatal_oom
+#define uthash_nonfatal_oom(obj) failed = true
+  HASH_ADD_KEYPTR(owner_hh, m->owners, t->owner_key, strlen(t->owner_key), t);
+  if (!failed) return NULL;
+  mt_free(t->owner_key);
+  t->owner_key = NULL;
+  return mt_error_oom();
+}
+
+static void disown(mt_tenant *t) {
+  if (!t->owner_key) return;
+  HASH_DELETE(owner_hh, t->manager->owners, t);
+  mt_free(t->owner_key);
+  t->owner_key = NULL;
+}
+
+/* ---- applying -------------------------------------------------------------------- */
+
+static mt_error *endpoint_for(mt_manager *m, const char *url,
+                              mt_endpoint **out) {
+  mt_error *err = NULL;
+  if (!url) {
+    *out = mt_endpoint_ref(m->endpoint);
+    return NULL;
+  }
+  if (mt_endpoint_parse(url, out, &err) == MT_OK) return NULL;
+  return err;
+}
+
+static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep) {
+  static const char *const shared_path[] = {"public", NULL};
+  mt_manager *m = t->manager;
+  mt_error *err = own(t, ep->key, route->schema);
+  if (err) return err;
+  t->scope = mt_scope_new(
+      ++m->next_scope, route->schema,
+      t->shared ? shared_path : (const char *const *)m->path, route->role,
+      m->cfg.verify_schema);
+  if (t->scope &&
+      mt__pools_get(m, ep, t->shared ? NULL : t->id, &t->entry, &err) == MT_OK)
+    return NULL;
+  disown(t);
+  mt_scope_unref(t->scope);
+  t->scope = NULL;
+  return err ? err : mt_error_oom();
+}
+
+static void created(mt_tenant *t) {
+  mt_event ev = {.kind = "pool_created",
+                 .tenant_id = t->shared ? "shared" : t->id,
+                 .schema = t->scope->schema};
+  mt__manager_event(t->manager, &ev);
+}
+
+static void on_idle(mt_share *s) {
+  mt__tenant_check(mt_container(s, mt_tenant, share));
+}
+
+static void apply(mt_tenant *t, const mt_route *route) {
+  mt_endpoint *ep = NULL;
+  mt_error *err = check_schema(t, route->schema);
+  if (!err) err = check_role(t, route->role);
+  if (!err) err = endpoint_for(t->manager, route->url, &ep);
+  if (!err) err = build(t, route, ep);
+  mt_endpoint_unref(ep);
+  if (err) {
+    t->state = MT_TENANT_NEW;
+  } else {
+    t->state = MT_TENANT_READY;
+    t->verified = 0;
+    mt_share_init(&t->share, t->entry->pool,
+                  mt_hash64(t->id, strlen(t->id), 7), on_idle);
+    created(t);
+  }
+  mt__tenant_routed(t, err);
+  mt_error_unref(err);
+}
+
+void mt__route_drop(mt_tenant *t) {
+  mt__route_forget_question(t);
+  if (t->state != MT_TENANT_READY) return;
+  mt_share_fini(&t->share);
+  disown(t);
+  mt_scope_unref(t->scope);
+  t->scope = NULL;
+  if (t->entry->dedicated) mt__pools_close_dedicated(t->entry);
+  t->entry = NULL;
+  t->state = MT_TENANT_NEW;
+}

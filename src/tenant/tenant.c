@@ -1,0 +1,239 @@
+/*
+ * Entries: using them, and letting them go. What waits for a route waits
+ * here; afterwards everything goes straight to the pool.
+ */
+#include "tenant/tenant.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "tenant/tenant_priv.h"
+
+/* ---- life ------------------------------------------------------------------- */
+
+bool mt_tenant_busy(const mt_tenant *t) {
+  return t->flight || t->pending.len || t->acquires.len ||
+         (t->state == MT_TENANT_READY && mt_share_busy(&t->share));
+}
+
+static void on_free(mt_defer *d) {
+  mt_tenant *t = mt_container(d, mt_tenant, freeing);
+  mt_manager *m = t->manager;
+  if (t->registered || mt_tenant_busy(t)) return;
+  mt__route_drop(t);
+  if (t->refs > 0) return;
+  mt_free(t);
+  mt__manager_unref(m);
+}
+
+void mt__tenant_check(mt_tenant *t) {
+  if (t->registered || mt_tenant_busy(t)) return;
+  mt_defer_add(t->manager->reactor, &t->freeing, MT_DEFER_FREE);
+}
+
+mt_tenant *mt__tenant_new(mt_manager *m, const char *id, bool shared) {
+  size_t len = strlen(id);
+  mt_tenant *t = mt_calloc(sizeof *t + len + 1);
+  if (!t) return NULL;
+  t->manager = m;
+  t->shared = shared;
+  t->freeing.cb = on_free;
+  memcpy(t->id, id, len);
+  m->refs++;
+  return t;
+}
+
+mt_tenant *mt_tenant_ref(mt_tenant *t) {
+  t->refs++;
+  return t;
+}
+
+void mt_tenant_unref(mt_tenant *t) {
+  assert(t->refs > 0);
+  if (--t->refs == 0) mt__tenant_check(t);
+}
+
+mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
+  mt_tenant *now = NULL;
+  mt_manager *m = t->manager;
+  if (m->disposing) {
+    mt_fail(err, mt__disposed_error());
+    return NULL;
+  }
+  if (t->registered) {
+    mt__tenant_touch(t);
+    return t;
+  }
+  if (t->shared ? mt_manager_shared(m, &now, err) != MT_OK
+                : mt_manager_tenant(m, t->id, &now, err) != MT_OK)
+    return NULL;
+  now->refs--; /* the registry keeps it */
+  return now;
+}
+
+const char *mt_tenant_schema(const mt_tenant *t) {
+  return t->state == MT_TENANT_READY ? t->scope->schema : NULL;
+}
+
+/* ---- requests ------------------------------------------------------------------- */
+
+static int submit_ready(mt_tenant *t, mt_req *req, mt_error **err) {
+  if (!req->scope) req->scope = mt_scope_ref(t->scope);
+  return mt_share_submit(&t->share, req, err);
+}
+
+int mt_tenant_submit(mt_tenant *t, mt_req *req, mt_error **err) {
+  int rc;
+  t = mt_tenant_live(t, err);
+  if (!t) return err && *err ? (*err)->code : MT_E_DISPOSED;
+  if (t->state == MT_TENANT_READY) return submit_ready(t, req, err);
+  req->state = MT_REQ_WAITING;
+  mt_list_push(&t->pending, &req->node);
+  rc = mt__route_start(t, err);
+  if (rc == MT_OK) return MT_OK;
+  mt_node_unlink(&req->node);
+  req->state = MT_REQ_NEW;
+  return rc;
+}
+
+bool mt_tenant_take_back(mt_tenant *t, mt_req *req) {
+  if (mt_node_linked(&req->node) && req->node.list == &t->pending) {
+    mt_list_remove(&t->pending, &req->node);
+    req->state = MT_REQ_NEW;
+    mt__tenant_check(t);
+    return true;
+  }
+  return t->state == MT_TENANT_READY && mt_share_take_back(&t->share, req);
+}
+
+mt_cancelled mt_tenant_cancel(mt_tenant *t, mt_req *req) {
+  if (mt_tenant_take_back(t, req)) return MT_CANCEL_TAKEN;
+  if (t->state != MT_TENANT_READY) return MT_CANCEL_NONE;
+  return mt_share_cancel(&t->share, req);
+}
+
+/* ---- leases --------------------------------------------------------------------- */
+
+static void acquire_end(mt_acquire *a, mt_lease *l, const mt_error *err) {
+  a->on_done(a, l, err);
+  mt_free(a);
+}
+
+static void on_grant(mt_lease *l, const mt_error *err) {
+  mt_acquire *a = l->data;
+  acquire_end(a, err ? NULL : l, err);
+}
+
+static int acquire_ready(mt_acquire *a, mt_error **err) {
+  return mt_lease_acquire(&a->tenant->share, on_grant, a, &a->lease, err);
+}
+
+int mt_tenant_acquire(mt_tenant *t,
+                      void (*on_done)(mt_acquire *a, mt_lease *l,
+                                      const mt_error *err),
+                      void *data, mt_acquire **out, mt_error **err) {
+  mt_acquire *a;
+  int rc;
+  t = mt_tenant_live(t, err);
+  if (!t) return err && *err ? (*err)->code : MT_E_DISPOSED;
+  a = mt_calloc(sizeof *a);
+  if (!a) return mt_fail(err, mt_error_oom());
+  a->tenant = t;
+  a->on_done = on_done;
+  a->data = data;
+  *out = a;
+  if (t->state == MT_TENANT_READY) {
+    rc = acquire_ready(a, err);
+  } else {
+    mt_list_push(&t->acquires, &a->node);
+    rc = mt__route_start(t, err);
+  }
+  if (rc == MT_OK) return MT_OK;
+  mt_node_unlink(&a->node);
+  mt_free(a);
+  return rc;
+}
+
+void mt_acquire_cancel(mt_acquire *a) {
+  mt_node_unlink(&a->node);
+  if (a->lease) mt_lease_release(a->lease);
+  mt__tenant_check(a->tenant);
+  mt_free(a);
+}
+
+/* ---- the route has come -------------------------------------------------------------- */
+
+static void finish_req(mt_req *req, mt_error *err) {
+  req->state = MT_REQ_DONE;
+  mt_req_set_error(req, err);
+  req->on_finish(req);
+}
+
+void mt__tenant_fail_pending(mt_tenant *t, const mt_error *err) {
+  mt_list reqs = {0}, acquires = {0};
+  mt_node *n;
+  mt_list_take(&reqs, &t->pending);
+  mt_list_take(&acquires, &t->acquires);
+  while ((n = mt_list_pop(&reqs)))
+    finish_req(mt_container(n, mt_req, node), mt_error_ref(err));
+  while ((n = mt_list_pop(&acquires)))
+    acquire_end(mt_container(n, mt_acquire, node), NULL, err);
+}
+
+static void go_on(mt_tenant *t) {
+  mt_list reqs = {0}, acquires = {0};
+  mt_node *n;
+  mt_error *err = NULL;
+  mt_list_take(&reqs, &t->pending);
+  mt_list_take(&acquires, &t->acquires);
+  while ((n = mt_list_pop(&reqs))) {
+    mt_req *req = mt_container(n, mt_req, node);
+    req->state = MT_REQ_NEW;
+    if (submit_ready(t, req, &err) != MT_OK) finish_req(req, err);
+    err = NULL;
+  }
+  while ((n = mt_list_pop(&acquires))) {
+    mt_acquire *a = mt_container(n, mt_acquire, node);
+    if (acquire_ready(a, &err) != MT_OK) acquire_end(a, NULL, err);
+    mt_error_unref(err);
+    err = NULL;
+  }
+}
+
+typedef struct routed {
+  mt_defer defer;
+  mt_tenant *tenant;
+  mt_error *err;
+} routed;
+
+static void deliver(mt_tenant *t, const mt_error *err) {
+  if (err)
+    mt__tenant_fail_pending(t, err);
+  else if (t->state == MT_TENANT_READY)
+    go_on(t);
+  if (t->flight) mt__flight_routed(t->flight, err);
+  mt__tenant_check(t);
+}
+
+static void on_routed(mt_defer *d) {
+  routed *r = mt_container(d, routed, defer);
+  mt_tenant *t = r->tenant;
+  t->refs--;
+  deliver(t, r->err);
+  mt_error_unref(r->err);
+  mt_free(r);
+}
+
+/* The resolver may answer inside the call that asked: go on later. */
+void mt__tenant_routed(mt_tenant *t, const mt_error *err) {
+  routed *r = mt_calloc(sizeof *r);
+  if (!r) { /* the only way left to answer */
+    deliver(t, err ? err : mt_error_oom());
+    return;
+  }
+  r->defer.cb = on_routed;
+  r->tenant = mt_tenant_ref(t);
+  r->err = err ? mt_error_ref(err) : NULL;
+  mt_defer_add(t->manager->reactor, &r->defer, MT_DEFER_DELIVER);
+}

@@ -1,0 +1,113 @@
+/*
+ * Tenants: the registry of entries (LRU, TTL), their routes, scopes and
+ * shares, and the flights that connect them with retry. The public part is in
+ * mtenant.h; the binding uses this header.
+ *
+ * An entry is NEW until its route is known, ROUTING while somebody is asked,
+ * READY afterwards. An evicted entry leaves the registry at once and its
+ * memory when nothing of it is in flight and no handle holds it; a handle to
+ * it finds (or makes) the new entry of the same id at its next use.
+ */
+#ifndef MT_TENANT_TENANT_H
+#define MT_TENANT_TENANT_H
+
+#include <uthash.h>
+
+#include "base/rand.h"
+#include "pool/pool.h"
+
+typedef enum mt_tenant_state {
+  MT_TENANT_NEW,
+  MT_TENANT_ROUTING,
+  MT_TENANT_READY
+} mt_tenant_state;
+
+typedef struct mt_attempts mt_attempts; /* a flight's common part */
+typedef struct mt_resolution mt_resolution;
+
+typedef struct mt_pool_entry {
+  UT_hash_handle hh;
+  mt_manager *manager;
+  mt_pool *pool;
+  bool dedicated; /* belongs to one tenant, closed with it */
+  bool closed;
+  char key[];
+} mt_pool_entry;
+
+struct mt_tenant {
+  UT_hash_handle hh, owner_hh;
+  mt_node lru; /* in manager->lru while registered */
+  mt_manager *manager;
+  mt_tenant_state state;
+  int refs;         /* handles */
+  bool shared;      /* the shared handle's entry */
+  bool registered;  /* in the registry; false: evicted */
+  mt_scope *scope;  /* READY */
+  mt_pool_entry *entry;
+  mt_share share;
+  mt_list pending;  /* requests that wait for the route */
+  mt_list acquires; /* leases that wait for the route */
+  mt_resolution *resolution;
+  mt_attempts *flight;
+  double last_used;
+  uint64_t verified; /* pool generation of the last ping, 0 never */
+  mt_defer freeing;
+  char *owner_key;   /* endpoint and schema, in manager->owners */
+  char id[];
+};
+
+/* A lease on its way: for the route first, then in the pool. */
+typedef struct mt_acquire {
+  mt_node node; /* tenant->acquires while routing */
+  mt_tenant *tenant;
+  mt_lease *lease;
+  /* Runs once, later; with an error there is no lease. The acquire is gone
+   * when this returns. */
+  void (*on_done)(struct mt_acquire *a, mt_lease *l, const mt_error *err);
+  void *data;
+} mt_acquire;
+
+/* The entry that is in the registry under t's id now, made if need be; or
+ * NULL with *err set. */
+mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err);
+/* Routes first where needed, then as mt_share_submit. `req->scope` is set
+ * here. */
+int mt_tenant_submit(mt_tenant *t, mt_req *req, mt_error **err);
+/* As mt_share_cancel and mt_share_take_back, for requests that still wait for
+ * the route too. `t` is the live entry that took it. */
+mt_cancelled mt_tenant_cancel(mt_tenant *t, mt_req *req);
+bool mt_tenant_take_back(mt_tenant *t, mt_req *req);
+int mt_tenant_acquire(mt_tenant *t,
+                      void (*on_done)(mt_acquire *a, mt_lease *l,
+                                      const mt_error *err),
+                      void *data, mt_acquire **out, mt_error **err);
+/* on_done will not run. */
+void mt_acquire_cancel(mt_acquire *a);
+mt_tenant *mt_tenant_ref(mt_tenant *t);
+/* Schema of the cached route, or NULL. */
+const char *mt_tenant_schema(const mt_tenant *t);
+/* Something of it is queued, in flight, leased or being connected. */
+bool mt_tenant_busy(const mt_tenant *t);
+
+/* Interned SQL of this manager; NULL when memory is short. */
+mt_sql *mt_manager_sql(mt_manager *m, const char *sql, size_t len);
+/* No callback is made any more: their data is about to go. After dispose. */
+void mt_manager_detach(mt_manager *m);
+mt_reactor *mt_manager_reactor(const mt_manager *m);
+const mt_manager_config *mt_manager_get_config(const mt_manager *m);
+bool mt_manager_disposed(const mt_manager *m);
+/* The registered entry, or NULL; does not touch its place in the LRU. */
+mt_tenant *mt_manager_find(mt_manager *m, const char *id);
+size_t mt_manager_count(const mt_manager *m);
+/* Oldest first; `next` of NULL starts, NULL ends. */
+mt_tenant *mt_manager_next(const mt_manager *m, const mt_tenant *t);
+/* Drops the entry (reason "manual"); what is in flight finishes. False: there
+ * was none. */
+bool mt_manager_evict(mt_manager *m, const char *id, const char *reason);
+/* A random number in [0, 1) of the manager's generator. */
+double mt_manager_random(mt_manager *m);
+/* Sums over all pools. */
+void mt_manager_stats(const mt_manager *m, mt_pool_stats *out,
+                      int *server_connections);
+
+#endif

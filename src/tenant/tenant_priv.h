@@ -1,0 +1,86 @@
+/* The inside of the tenant layer, shared by its files. */
+#ifndef MT_TENANT_TENANT_PRIV_H
+#define MT_TENANT_TENANT_PRIV_H
+
+#include "tenant/tenant.h"
+
+typedef struct mt_server_entry {
+  UT_hash_handle hh;
+  mt_server *server;
+  char name[];
+} mt_server_entry;
+
+typedef struct mt_disposal {
+  struct mt_disposal *next;
+  void (*done)(void *data);
+  void *data;
+} mt_disposal;
+
+struct mt_resolution {
+  mt_tenant *tenant; /* NULL: nobody waits for the answer any more */
+};
+
+struct mt_manager {
+  mt_reactor *reactor;
+  mt_manager_config cfg; /* strings are ours */
+  char **path;           /* cfg.search_path */
+  mt_manager_callbacks cbs;
+  void *data;
+  int refs; /* its maker's, and one per entry in memory */
+  mt_endpoint *endpoint;
+  mt_tenant *tenants; /* by id */
+  mt_tenant *owners;  /* by owner_key */
+  mt_list lru;        /* oldest first */
+  mt_tenant *shared;
+  mt_server_entry *servers;
+  mt_pool_entry *pools;
+  mt_sql_table *sqls;
+  uint32_t next_scope;
+  mt_rand rand;
+  mt_timer sweep;
+  bool disposing, disposed;
+  int pools_closing;
+  mt_disposal *disposals;
+  mt_defer disposed_defer;
+};
+
+/* manager.c */
+void mt__manager_unref(mt_manager *m);
+void mt__manager_event(mt_manager *m, const mt_event *ev);
+/* Removes t from the registry and lets go of its route when it is quiet. */
+void mt__tenant_evict(mt_tenant *t, const char *reason);
+/* t was used: youngest in the LRU. */
+void mt__tenant_touch(mt_tenant *t);
+
+/* tenant.c */
+mt_tenant *mt__tenant_new(mt_manager *m, const char *id, bool shared);
+/* Frees t at the end of the turn if nothing holds it. */
+void mt__tenant_check(mt_tenant *t);
+/* The route has come, or has failed. */
+void mt__tenant_routed(mt_tenant *t, const mt_error *err);
+void mt__tenant_fail_pending(mt_tenant *t, const mt_error *err);
+
+/* route.c */
+/* Asks for the route unless it is known or asked for. */
+int mt__route_start(mt_tenant *t, mt_error **err);
+/* Lets go of scope, share and ownership; t must be quiet. */
+void mt__route_drop(mt_tenant *t);
+void mt__route_forget_question(mt_tenant *t);
+
+/* flight.c */
+void mt__flight_routed(mt_attempts *f, const mt_error *err);
+/* Ends the flight with err for all of its waiters. */
+void mt__flight_abort(mt_attempts *f, const mt_error *err);
+
+/* pools.c */
+/* The pool for this endpoint (and tenant, when dedicated), made if need be. */
+int mt__pools_get(mt_manager *m, mt_endpoint *ep, const char *tenant_id,
+                  mt_pool_entry **out, mt_error **err);
+void mt__pools_close_dedicated(mt_pool_entry *e);
+/* Starts to close all; the manager hears of the last one. Returns how many. */
+int mt__pools_close_all(mt_manager *m, double timeout_ms);
+void mt__pools_free(mt_manager *m);
+
+mt_error *mt__disposed_error(void);
+
+#endif

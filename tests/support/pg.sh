@@ -1,0 +1,322 @@
+#!/bin/bash
+# pg.sh: throwaway PostgreSQL servers for tests, behind pg.lua and pg.h.
+#
+#   pg.sh root PID                   prints a new private directory ROOT, which
+#                                    goes away with everything in it when the
+#                                    process PID does
+#   pg.sh create ROOT [NAME=VALUE..] starts a new server with these settings;
+#                                    prints its directory DIR and its port.
+#                                    tcp=true: on 127.0.0.1 as well.
+#                                    $MT_PG_HBA replaces pg_hba.conf.
+#   pg.sh start DIR
+#   pg.sh stop|restart DIR [MODE]    smart, fast (default), immediate, kill
+#   pg.sh psql DIR [ARG..]           SQL from standard input, as the superuser
+#   pg.sh remove DIR
+#   pg.sh destroy ROOT
+#
+# Servers run as the user `postgres` or `nobody` when called by root. The
+# superuser is `postgres`; the role and the database `mtenant` are ordinary.
+set -euo pipefail
+umask 077
+
+die() {
+  echo "pg.sh: $*" >&2
+  exit 1
+}
+
+# A server or a watcher must not keep the pipes and sockets of a test open.
+close_inherited() {
+  local fd
+  for fd in "/proc/$BASHPID/fd"/*; do
+    fd=${fd##*/}
+    if [[ $fd =~ ^[0-9]+$ ]] && ((fd > 2 && fd < 255)); then
+      eval "exec $fd>&-" 2>/dev/null || true
+    fi
+  done
+}
+
+clean_environment() {
+  local name
+  for name in $(compgen -e PG || true); do
+    [[ $name = PG_BINDIR ]] || unset "$name"
+  done
+  export LC_ALL=C
+}
+
+choose_user() {
+  as_user=()
+  [[ $(id -u) = 0 ]] || return 0
+  local user
+  for user in postgres nobody; do
+    if id "$user" >/dev/null 2>&1; then
+      as_user=(setpriv "--reuid=$user" "--regid=$(id -g "$user")" --init-groups)
+      return 0
+    fi
+  done
+  die "PostgreSQL does not run as root, and there is no other user for it"
+}
+
+find_programs() {
+  local dir dirs
+  dirs=("$(pg_config --bindir 2>/dev/null || true)"
+    $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV)
+    "$(dirname "$(command -v initdb || echo none)")")
+  for dir in "${PG_BINDIR:-${dirs[@]}}"; do
+    if [[ -x $dir/initdb && -x $dir/postgres ]]; then
+      bin=$dir
+      return 0
+    fi
+  done
+  die "no PostgreSQL server is installed"
+}
+
+# The last reason in a log, for a message of one line.
+reason_in() {
+  { grep -E 'PANIC|FATAL|ERROR|error:|could not' "$1" || tail -n 1 "$1"; } \
+    2>/dev/null | tail -n 1
+}
+
+# A process that nobody has waited for yet is as good as gone.
+is_alive() {
+  local stat
+  { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 1
+  stat=${stat##*) }
+  [[ ${stat:0:1} != [ZX] ]]
+}
+
+server_pid() {
+  local pid
+  pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) || return 1
+  is_alive "$pid" && echo "$pid"
+}
+
+# Every process of a server has its data directory as working directory.
+processes_of() {
+  { find /proc/[0-9]*/cwd -maxdepth 0 -lname "$1/data" || true; } \
+    2>/dev/null | sed 's|^/proc/||; s|/cwd$||'
+}
+
+await_gone() {
+  local i
+  for ((i = 0; i < $2; i++)); do
+    is_alive "$1" || return 0
+    sleep 0.01
+  done
+  return 1
+}
+
+kill_all() {
+  local pids i
+  for ((i = 0; i < 100; i++)); do
+    pids=$(processes_of "$1")
+    [[ -n $pids ]] || return 0
+    # shellcheck disable=SC2086
+    kill -KILL $pids 2>/dev/null || true
+    sleep 0.01
+  done
+}
+
+# What a server that was killed leaves behind: processes, a segment of shared
+# memory, lock files that name a process which nobody may have waited for.
+clear_crash() {
+  local id
+  kill_all "$1"
+  id=$(awk 'NR == 7 { print $2 }' "$1/data/postmaster.pid" 2>/dev/null || true)
+  [[ -z $id ]] || ipcrm -m "$id" 2>/dev/null || true
+  rm -f "$1/data/postmaster.pid" "$1"/.s.PGSQL.*
+}
+
+settings() {
+  local setting value
+  cat <<END
+listen_addresses = ''
+max_connections = 100
+fsync = off
+full_page_writes = off
+dynamic_shared_memory_type = mmap
+unix_socket_directories = '$1'
+END
+  shift
+  for setting in "$@"; do
+    value=${setting#*=}
+    printf "%s = '%s'\n" "${setting%%=*}" "${value//\'/\'\'}"
+  done
+}
+
+make_template() {
+  local dir=$1/template
+  "${as_user[@]}" mkdir "$dir"
+  cd "$dir" # the caller's may be closed to the server's user
+  "${as_user[@]}" "$bin/initdb" -D "$dir/data" -U postgres -A trust --no-sync \
+    --locale=C -E UTF8 >"$1/initdb.log" 2>&1 ||
+    die "initdb failed: $(reason_in "$1/initdb.log")"
+  printf '%s\n' 'CREATE ROLE mtenant LOGIN NOSUPERUSER' \
+    'CREATE DATABASE mtenant OWNER mtenant' |
+    "${as_user[@]}" "$bin/postgres" --single -c fsync=off -D "$dir/data" \
+      postgres >"$1/single.log" 2>&1 ||
+    die "cannot create the database: $(reason_in "$1/single.log")"
+}
+
+is_port_taken() {
+  (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null
+}
+
+choose_port() {
+  port=$((20000 + RANDOM % 12000))
+  while is_port_taken "$port"; do
+    port=$((20000 + RANDOM % 12000))
+  done
+}
+
+await_ready() {
+  local dir=$1 pid=$2 i file
+  for ((i = 0; i < 6000; i++)); do
+    is_alive "$pid" || return 1
+    file=()
+    { mapfile -t file <"$dir/data/postmaster.pid"; } 2>/dev/null || true
+    if [[ ${file[0]:-} = "$pid" && ${file[7]:-} = ready* ]]; then
+      return 0
+    fi
+    sleep 0.005
+  done
+  return 1
+}
+
+start_server() {
+  local dir=$1 pid
+  [[ -d $dir/data ]] || die "there is no server in $dir"
+  server_pid "$dir" >/dev/null && return 0
+  clear_crash "$dir"
+  cd "$dir"
+  : >"$dir/start.log"
+  setsid "${as_user[@]}" "$bin/postgres" -D "$dir/data" \
+    >>"$dir/start.log" 2>&1 </dev/null &
+  pid=$!
+  await_ready "$dir" "$pid"
+}
+
+start() {
+  start_server "$1" || die "the server did not start: $(reason_in "$1/start.log")"
+}
+
+stop() {
+  local dir=$1 mode=${2:-fast} pid sig
+  case $mode in
+    smart) sig=TERM ;;
+    fast) sig=INT ;;
+    immediate) sig=QUIT ;;
+    kill) sig=KILL ;;
+    *) die "unknown mode $mode" ;;
+  esac
+  pid=$(server_pid "$dir") || return 0
+  kill "-$sig" "$pid" 2>/dev/null || true
+  await_gone "$pid" 1000 || die "the server does not stop"
+  [[ $mode != kill ]] || clear_crash "$dir"
+}
+
+create() {
+  local root=$1 dir tcp='' i
+  shift
+  [[ $root = */mtenant-test-?????? ]] || die "not a test directory: $root"
+  [[ -d $root/template ]] || make_template "$root"
+  if [[ ${1:-} = tcp=* ]]; then
+    tcp=${1#tcp=}
+    shift
+  fi
+  dir=$("${as_user[@]}" mktemp -d "$root/sXXXXXX")
+  "${as_user[@]}" cp -a "$root/template/data" "$dir/data"
+  settings "$dir" "$@" >>"$dir/data/postgresql.conf"
+  if [[ -n ${MT_PG_HBA:-} ]]; then
+    printf '%s\n' "$MT_PG_HBA" >"$dir/data/pg_hba.conf"
+  fi
+  port=5432
+  for ((i = 0; i < 5; i++)); do
+    if [[ $tcp = true ]]; then
+      choose_port
+      printf "listen_addresses = '127.0.0.1'\nport = %s\n" "$port" \
+        >>"$dir/data/postgresql.conf"
+    fi
+    echo "$port" >"$dir/port"
+    if start_server "$dir"; then
+      printf '%s\n%s\n' "$dir" "$port"
+      return 0
+    fi
+    # Somebody may have taken the port first; everything else is final.
+    grep -q 'could not bind' "$dir/start.log" || break
+  done
+  die "the server did not start: $(reason_in "$dir/start.log")"
+}
+
+remove() {
+  local dir=$1 pid
+  [[ $dir = */mtenant-test-*/s?????? ]] || die "not a test server: $dir"
+  if pid=$(server_pid "$dir"); then
+    kill -QUIT "$pid" 2>/dev/null || true
+    await_gone "$pid" 200 || true
+  fi
+  clear_crash "$dir"
+  rm -rf "$dir"
+}
+
+destroy() {
+  local root=$1 dir
+  [[ $root = */mtenant-test-?????? ]] || die "not a test directory: $root"
+  [[ -d $root ]] || return 0
+  cd /
+  for dir in "$root"/s??????; do
+    [[ ! -d $dir ]] || remove "$dir"
+  done
+  rm -rf "$root"
+}
+
+watch() {
+  while is_alive "$2"; do
+    [[ -d $1 ]] || return 0
+    sleep 0.1
+  done
+  destroy "$1"
+}
+
+# In TMPDIR if a server can live there: its user gets in, and the path of a
+# socket is short enough and needs no quoting.
+make_root() {
+  local dir='' tmp=${TMPDIR:-/tmp}
+  if [[ $tmp =~ ^/[A-Za-z0-9/._-]{1,60}$ ]]; then
+    dir=$("${as_user[@]}" mktemp -d "$tmp/mtenant-test-XXXXXX" 2>/dev/null) ||
+      dir=''
+  fi
+  [[ -n $dir ]] || dir=$("${as_user[@]}" mktemp -d /tmp/mtenant-test-XXXXXX)
+  setsid bash "$0" watch "$dir" "$1" </dev/null >/dev/null 2>&1 &
+  echo "$dir"
+}
+
+run_psql() {
+  local dir=$1 psql=psql
+  shift
+  [[ ! -x $bin/psql ]] || psql=$bin/psql
+  exec "$psql" -XAtq -v ON_ERROR_STOP=1 -h "$dir" -p "$(<"$dir/port")" \
+    -U postgres -d mtenant -f - "$@"
+}
+
+main() {
+  local command=${1:-}
+  [[ $# -ge 2 ]] || die "usage: pg.sh COMMAND ARG..; see its first lines"
+  shift
+  close_inherited
+  clean_environment
+  choose_user
+  find_programs
+  case $command in
+    root) make_root "$1" ;;
+    watch) watch "$1" "$2" ;;
+    create | start | stop | remove | destroy) "$command" "$@" ;;
+    restart)
+      stop "$@"
+      start "$1"
+      ;;
+    psql) run_psql "$@" ;;
+    *) die "unknown command $command" ;;
+  esac
+}
+
+main "$@"
