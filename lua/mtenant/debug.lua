@@ -63,7 +63,7 @@ end
 ---@param sql string
 ---@return string
 function M.shorten(sql)
-  local text = sql:gsub("%s+", " "):gsub("^ ", ""):gsub(" $", "")
+  local text = sql:gsub("[%s%c]+", " "):gsub("^ ", ""):gsub(" $", "")
   if #text <= QUERY_BYTES_MAX then return text end
   local last = QUERY_BYTES_MAX - 3
   while last > 0 and (text:byte(last + 1) or 0) >= 128 and

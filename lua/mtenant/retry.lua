@@ -197,7 +197,7 @@ local function worth_it(deps, config, err)
   if config.is_retryable then
     local ok, answer = pcall(config.is_retryable, err)
     if ok then return answer and true or false end
-    deps.log("[mtenant] is_retryable raised: " .. errors.text_of(answer))
+    deps.log("is_retryable raised: " .. errors.text_of(answer))
   end
   return ambiguous or M.is_retryable_error(err)
 end
@@ -231,13 +231,13 @@ local function consult(deps, config, attempt, err, delay_ms, elapsed_ms)
     server = field_of(err, "server"),
   })
   if not ok then
-    deps.log("[mtenant] on_retry raised: " .. errors.text_of(answer))
+    deps.log("on_retry raised: " .. errors.text_of(answer))
     return delay_ms
   end
   if answer == false then return nil end
   if type(answer) ~= "number" then return delay_ms end
   if answer >= 0 and answer < huge then return answer end
-  deps.log("[mtenant] on_retry returned a delay that is none: " .. answer)
+  deps.log("on_retry returned a delay that is none: " .. answer)
   return delay_ms
 end
 

@@ -35,18 +35,31 @@ local function complain(run, message)
 end
 
 
+--- An error of any type as text. As lua does it, an object that says nothing
+-- is named by its type.
+local function text_of(err)
+  local mt = debug.getmetatable(err)
+  if type(err) == "string" or type(err) == "number" or mt and mt.__tostring then
+    return tostring(err)
+  elseif type(err) == "table" and type(err.message) == "string" then
+    return err.message
+  end
+  return ("(error object is a %s value)"):format(type(err))
+end
+
+
 local function one_line(err)
-  return (tostring(err):gsub("%s*\n%s*", " "))
+  return (text_of(err):gsub("%s*\n%s*", " "))
 end
 
 
 local function stop_error(message)
-  return errors.new("cancelled", message)
+  return errors.new(errors.CODE.cancelled, message)
 end
 
 
 local function is_cancelled(err)
-  return type(err) == "table" and err ~= EXIT and err.code == "cancelled"
+  return errors.is(err, errors.CODE.cancelled)
 end
 
 
@@ -93,13 +106,23 @@ local function pass_exit(ok, ...)
 end
 
 
+--- os.exit elsewhere than in the main task: that one must be told, and what
+-- is about to be raised here is no error to report.
+local function leave_other_task()
+  local now = task.current()
+  if now then
+    now.observed = true
+  end
+  task.cancel_all(stop_error("the program is about to exit"))
+end
+
+
 --- Replaces os.exit, and pcall and xpcall so that they don't stop it.
 local function install_exit(run)
   function os.exit(code)
     run.exit_code = exit_code(code)
-    -- Elsewhere than in the main task the main task must be told.
     if coroutine.running() ~= run.main and not run.ending then
-      task.cancel_all(stop_error("the program is about to exit"))
+      leave_other_task()
     end
     error(EXIT, 0)
   end
@@ -126,8 +149,7 @@ local function describe(err)
   if err == EXIT then
     return err
   end
-  local text = type(err) == "string" and err or one_line(err)
-  local trace = debug.traceback(text, 2)
+  local trace = debug.traceback(text_of(err), 2)
   trace = trace:gsub("\n%s*%[C%]: in [^\n]*'xpcall'\n[^\n]*runner%.lua:.*$", "")
   return { err = err, trace = trace }
 end

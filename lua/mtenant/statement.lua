@@ -116,6 +116,16 @@ local methods = {}
 ---@return table|nil err
 function methods:query(sql, ...)
   if type(sql) == "table" then return run_options(self, "query", sql) end
+  if not self._on_query then -- the short way for what most queries are
+    local stop = check("query")
+    if stop then return nil, stop end
+    local slot, err, keyword = self:_start(sql, ROWS, self._timeout_ms, false,
+                                           ...)
+    if slot then return await(slot) end
+    if slot == nil then return nil, err end
+    M.refuse(err, keyword, 2)
+    return self:_start_other(err, sql, ROWS, self._timeout_ms, false, ...)
+  end
   return run(self, "query", sql, ROWS, self._timeout_ms, false, ...)
 end
 

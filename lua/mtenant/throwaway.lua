@@ -30,7 +30,7 @@ end
 
 
 local function failure(message)
-  return errors.new("unreachable", "throwaway PostgreSQL: " .. message)
+  return errors.new(errors.CODE.unreachable, "throwaway PostgreSQL: " .. message)
 end
 
 

@@ -17,8 +17,15 @@ void mt_lua_push_db(lua_State *L, mt_tenant *t) {
   d->t = t; /* the reference is ours */
 }
 
+/* luaL_checkudata looks the name up; the address of the metatable will do. */
 static mt_tenant *check_tenant(lua_State *L) {
-  db_ud *d = luaL_checkudata(L, 1, MT_LUA_DB);
+  db_ud *d = lua_touserdata(L, 1);
+  if (d && lua_getmetatable(L, 1)) {
+    bool ours = lua_topointer(L, -1) == mt_lua_rt(L)->db_metatable;
+    lua_pop(L, 1);
+    if (ours) return d->t;
+  }
+  d = luaL_checkudata(L, 1, MT_LUA_DB);
   return d->t;
 }
 
@@ -160,4 +167,8 @@ void mt_lua_db_register(lua_State *L) {
                                      {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_DB, methods, meta);
+  lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
+  luaL_getmetatable(L, MT_LUA_DB);
+  ((mt_rt *)lua_touserdata(L, -2))->db_metatable = lua_topointer(L, -1);
+  lua_pop(L, 2);
 }

@@ -108,7 +108,7 @@ static int lazy_index(lua_State *L) {
     return push_row(L, l, lua_tointeger(L, 2));
   key = luaL_checkstring(L, 2);
   if (strcmp(key, "get") == 0) {
-    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushvalue(L, lua_upvalueindex(2));
     return 1;
   }
   if (strcmp(key, "affected") == 0) {
@@ -152,8 +152,9 @@ void mt_lua_lazy_register(lua_State *L) {
   static const luaL_Reg row_meta[] = {{"__index", row_index}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_LAZY, NULL, meta);
   luaL_getmetatable(L, MT_LUA_LAZY);
+  lua_pushnil(L); /* where other functions have the runtime */
   lua_pushcfunction(L, get);
-  lua_pushcclosure(L, lazy_index, 1);
+  lua_pushcclosure(L, lazy_index, 2);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   mt_lua_newclass(L, MT_LUA_LAZY_ROW, NULL, row_meta);

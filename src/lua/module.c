@@ -12,12 +12,14 @@
 
 /* ---- runtime ---------------------------------------------------------------- */
 
+/* Every function of the module has the runtime as its first upvalue. */
 mt_rt *mt_lua_rt(lua_State *L) {
-  mt_rt *rt;
+  return lua_touserdata(L, lua_upvalueindex(1));
+}
+
+static mt_rt *push_rt(lua_State *L) {
   lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
-  rt = lua_touserdata(L, -1);
-  lua_pop(L, 1);
-  return rt;
+  return lua_touserdata(L, -1);
 }
 
 /* Closes what the VM left open; bounded, since servers may be stalled. */
@@ -39,6 +41,7 @@ static int rt_gc(lua_State *L) {
   mt_defer_del(&rt->deliver);
   mt_reactor_free(rt->reactor);
   rt->reactor = NULL;
+  mt_lua_shapes_free(rt);
   mt_free(rt->ops);
   mt_free(rt->free_slots);
   return 0;
@@ -179,10 +182,12 @@ int mt_lua_misuse(lua_State *L, const char *fmt, ...) {
 void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
                      const luaL_Reg *meta) {
   luaL_newmetatable(L, name);
-  luaL_setfuncs(L, meta, 0);
+  push_rt(L);
+  luaL_setfuncs(L, meta, 1);
   if (methods) {
     lua_newtable(L);
-    luaL_setfuncs(L, methods, 0);
+    push_rt(L);
+    luaL_setfuncs(L, methods, 1);
     lua_setfield(L, -2, "__index");
   }
   lua_pop(L, 1);
@@ -329,14 +334,18 @@ static const luaL_Reg functions[] = {
 __attribute__((visibility("default"))) int luaopen_mtenant_core(lua_State *L);
 
 int luaopen_mtenant_core(lua_State *L) {
-  if (!mt_lua_rt(L)) rt_new(L);
+  if (!push_rt(L)) rt_new(L);
+  lua_settop(L, 0);
   mt_lua_manager_register(L);
   mt_lua_db_register(L);
   mt_lua_lease_register(L);
   mt_lua_lazy_register(L);
   mt_lua_watch_register(L);
-  luaL_newlib(L, functions);
-  luaL_setfuncs(L, mt_lua_ops_functions, 0);
+  lua_newtable(L);
+  push_rt(L);
+  luaL_setfuncs(L, functions, 1);
+  push_rt(L);
+  luaL_setfuncs(L, mt_lua_ops_functions, 1);
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");
   lua_pushstring(L, MT_VERSION);

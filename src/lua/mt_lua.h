@@ -76,6 +76,19 @@ struct mt_op {
   double total_ms;
 };
 
+/*
+ * What results of one statement have in common, kept between queries: column
+ * types and one shared metatable (registry reference) that holds the column
+ * names and the command, so that a small result costs no tables but its rows.
+ */
+typedef struct mt_shape {
+  uint64_t hash; /* of names, types and command */
+  int columns, ref;
+  unsigned *types;
+} mt_shape;
+
+enum { MT_SHAPES = 256 };
+
 struct mt_rt {
   lua_State *L; /* anchored thread for callbacks */
   int thread_ref, turn_ref, error_mt_ref, marker_mt_ref, json_ref;
@@ -84,9 +97,11 @@ struct mt_rt {
   int nops, capops, *free_slots, nfree;
   mt_list done;
   mt_defer deliver;
+  mt_shape shapes[MT_SHAPES]; /* by hash */
   bool closing; /* the VM goes away: Lua is not called any more */
   bool owns_loop;
   int managers, leases, watchers; /* alive, for leak checks */
+  const void *db_metatable;
 };
 
 #define MT_LUA_RUNTIME "mtenant.runtime"
@@ -144,6 +159,7 @@ void mt_query_cancel(mt_op *op, int code);
 void mt_lua_push_rows(lua_State *L, mt_rt *rt, mt_req *req, mt_as as,
                       bool json);
 /* Pushes an array of the streamed single-row results (cleared here). */
+void mt_lua_shapes_free(mt_rt *rt);
 void mt_lua_push_batch(lua_State *L, mt_rt *rt, mt_result **rows, int n,
                        mt_as as, bool json);
 /* value.c */

@@ -5,18 +5,11 @@
  */
 #include <string.h>
 
+#include "base/alloc.h"
+#include "base/rand.h"
 #include "lua/mt_lua.h"
 
 enum { BIG_RESULT = 2000 }; /* cells; the collector waits while it is built */
-
-/* Column types, on the stack as a userdata block. */
-static unsigned *push_types(lua_State *L, const mt_result *r, int columns) {
-  unsigned *types = lua_newuserdatauv(
-      L, (size_t)(columns ? columns : 1) * sizeof *types, 0);
-  int j;
-  for (j = 0; j < columns; j++) types[j] = mt_result_type(r, j);
-  return types;
-}
 
 /* The types that need no table look-up are decided here, once per cell. */
 static void push_cell(lua_State *L, mt_rt *rt, const mt_result *r, int i,
@@ -35,12 +28,6 @@ static void push_cell(lua_State *L, mt_rt *rt, const mt_result *r, int i,
   } else {
     mt_lua_push_value(L, rt, v, len, type, json);
   }
-}
-
-static void push_names(lua_State *L, const mt_result *r, int columns) {
-  int j;
-  luaL_checkstack(L, columns + 10, "too many columns");
-  for (j = 0; j < columns; j++) lua_pushstring(L, mt_result_name(r, j));
 }
 
 /* One row as a table; names are at `names` and following. */
@@ -76,68 +63,143 @@ static void push_verb(lua_State *L, const mt_result *r) {
   lua_pushlstring(L, tag, len);
 }
 
-/* Metatable of the rows: {affected=, command=, columns=}. */
-static void set_info(lua_State *L, const mt_result *r, int columns,
-                     int names) {
+/* ---- shapes ------------------------------------------------------------------- */
+
+static uint64_t shape_hash(const mt_result *r, int columns) {
+  const char *tag = mt_result_command(r);
+  uint64_t h = mt_hash64(tag, strcspn(tag, " "), (uint64_t)columns);
   int j;
-  lua_createtable(L, 0, 2);
+  for (j = 0; j < columns; j++) {
+    const char *name = mt_result_name(r, j);
+    h = mt_hash64(name, strlen(name), h + mt_result_type(r, j));
+  }
+  return h;
+}
+
+/* rows.affected of a shared metatable: such a result has as many rows. */
+static int shared_index(lua_State *L) {
+  const char *key = lua_tostring(L, 2);
+  if (lua_type(L, 2) == LUA_TSTRING && strcmp(key, "affected") == 0) {
+    lua_pushinteger(L, (lua_Integer)lua_rawlen(L, 1));
+    return 1;
+  }
+  lua_pushvalue(L, 2);
+  lua_rawget(L, lua_upvalueindex(1));
+  return 1;
+}
+
+/* Pushes {command=, columns=[, affected=]}. */
+static void push_info(lua_State *L, const mt_result *r, int columns) {
+  int j;
   lua_createtable(L, 0, 3);
-  lua_pushinteger(L, (lua_Integer)mt_result_affected(r));
-  lua_setfield(L, -2, "affected");
   push_verb(L, r);
   lua_setfield(L, -2, "command");
   lua_createtable(L, columns, 0);
   for (j = 0; j < columns; j++) {
-    lua_pushvalue(L, names + j);
+    lua_pushstring(L, mt_result_name(r, j));
     lua_rawseti(L, -2, j + 1);
   }
   lua_setfield(L, -2, "columns");
+}
+
+/* Pushes a metatable around the info on the top, which it replaces. */
+static void wrap_info(lua_State *L, bool shared) {
+  lua_createtable(L, 0, 2);
+  lua_insert(L, -2);
+  if (shared) lua_pushcclosure(L, shared_index, 1);
   lua_setfield(L, -2, "__index");
   lua_pushliteral(L, "array"); /* the convention of dkjson and others */
   lua_setfield(L, -2, "__jsontype");
+}
+
+static void shape_clear(lua_State *L, mt_shape *s) {
+  if (s->types) luaL_unref(L, LUA_REGISTRYINDEX, s->ref);
+  mt_free(s->types);
+  memset(s, 0, sizeof *s);
+}
+
+void mt_lua_shapes_free(mt_rt *rt) {
+  int i;
+  for (i = 0; i < MT_SHAPES; i++) mt_free(rt->shapes[i].types);
+}
+
+/* The shape of r, made if need be; the column names are pushed one by one.
+ * NULL when memory is short. */
+static mt_shape *push_shape(lua_State *L, mt_rt *rt, const mt_result *r) {
+  int columns = mt_result_columns(r), j;
+  uint64_t hash = shape_hash(r, columns);
+  mt_shape *s = &rt->shapes[hash % MT_SHAPES];
+  luaL_checkstack(L, columns + 12, "too many columns");
+  if (!s->types || s->hash != hash || s->columns != columns) {
+    shape_clear(L, s);
+    push_info(L, r, columns);
+    wrap_info(L, true);
+    s->ref = luaL_ref(L, LUA_REGISTRYINDEX);
+    s->types = mt_malloc((size_t)(columns ? columns : 1) * sizeof *s->types);
+    if (!s->types) {
+      luaL_unref(L, LUA_REGISTRYINDEX, s->ref);
+      luaL_error(L, "not enough memory");
+    }
+    s->hash = hash;
+    s->columns = columns;
+    for (j = 0; j < columns; j++) s->types[j] = mt_result_type(r, j);
+  }
+  for (j = 0; j < columns; j++) lua_pushstring(L, mt_result_name(r, j));
+  return s;
+}
+
+static void set_info(lua_State *L, const mt_result *r, const mt_shape *s,
+                     int rows) {
+  long long affected = mt_result_affected(r);
+  if (affected == rows && s->columns > 0) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->ref);
+  } else {
+    push_info(L, r, s->columns);
+    lua_pushinteger(L, (lua_Integer)affected);
+    lua_setfield(L, -2, "affected");
+    wrap_info(L, false);
+  }
   lua_setmetatable(L, -2);
 }
+
+/* ---- results ------------------------------------------------------------------ */
 
 void mt_lua_push_rows(lua_State *L, mt_rt *rt, mt_req *req, mt_as as,
                       bool json) {
   const mt_result *r = mt_req_result(req);
-  int base = lua_gettop(L), names = base + 2, i, rows, columns;
-  unsigned *types;
+  int base = lua_gettop(L), names = base + 1, i, rows, columns;
+  const mt_shape *s;
   bool pause;
   if (!r) {
     lua_newtable(L);
     return;
   }
+  s = push_shape(L, rt, r);
   rows = mt_result_rows(r);
-  columns = mt_result_columns(r);
-  types = push_types(L, r, columns);
-  push_names(L, r, columns);
+  columns = s->columns;
   lua_createtable(L, rows, 0);
-  pause = (double)rows * columns > BIG_RESULT &&
-          lua_gc(L, LUA_GCISRUNNING);
+  pause = (double)rows * columns > BIG_RESULT && lua_gc(L, LUA_GCISRUNNING);
   if (pause) lua_gc(L, LUA_GCSTOP);
   for (i = 0; i < rows; i++) {
-    push_row(L, rt, r, i, columns, names, types, as, json);
+    push_row(L, rt, r, i, columns, names, s->types, as, json);
     lua_rawseti(L, -2, i + 1);
   }
   if (pause) lua_gc(L, LUA_GCRESTART);
-  set_info(L, r, columns, names);
-  lua_replace(L, base + 1);
+  set_info(L, r, s, rows);
+  if (columns > 0) lua_replace(L, names);
   lua_settop(L, base + 1);
 }
 
 void mt_lua_push_batch(lua_State *L, mt_rt *rt, mt_result **batch, int n,
                        mt_as as, bool json) {
-  int base = lua_gettop(L), names = base + 2, i;
-  int columns = mt_result_columns(batch[0]);
-  unsigned *types = push_types(L, batch[0], columns);
-  push_names(L, batch[0], columns);
+  int base = lua_gettop(L), names = base + 1, i;
+  const mt_shape *s = push_shape(L, rt, batch[0]);
   lua_createtable(L, n, 0);
   for (i = 0; i < n; i++) {
-    push_row(L, rt, batch[i], 0, columns, names, types, as, json);
+    push_row(L, rt, batch[i], 0, s->columns, names, s->types, as, json);
     mt_result_clear(batch[i]);
     lua_rawseti(L, -2, i + 1);
   }
-  lua_replace(L, base + 1);
+  if (s->columns > 0) lua_replace(L, names);
   lua_settop(L, base + 1);
 }

@@ -77,16 +77,14 @@ static bool send_unnamed(mt_conn *c, mt_req *req) {
 }
 
 static bool send_user(mt_conn *c, mt_req *req, uint32_t *evicted) {
-  char name[24];
-  uint32_t n;
+  const char *name;
   mt_stmt_use use;
   if (req->flags & MT_REQ_PING) return true;
   if (!req->sql || !req->scope || req->flags & MT_REQ_UNNAMED)
     return send_unnamed(c, req);
   req->stmt_key = mt_stmt_key(req->scope->id, req->sql->id);
-  use = mt_stmt_cache_use(&c->stmts, req->stmt_key, &n, evicted);
+  use = mt_stmt_cache_use(&c->stmts, req->stmt_key, &name, evicted);
   if (use == MT_STMT_UNNAMED) return send_unnamed(c, req);
-  snprintf(name, sizeof name, "mt_%u", n);
   req->named = true;
   if (use == MT_STMT_PREPARE &&
       !add_step(req, MT_STEP_PREPARE,

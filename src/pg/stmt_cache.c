@@ -1,6 +1,7 @@
 /* The per-connection statement cache. See stmt_cache.h. */
 #include "pg/stmt_cache.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -20,11 +21,11 @@ void mt_stmt_cache_init(mt_stmt_cache *c, int cap) {
 }
 
 static uint32_t remove_stmt(mt_stmt_cache *c, mt_stmt *s) {
-  uint32_t name = s->name;
+  uint32_t number = s->number;
   HASH_DEL(c->table, s);
   mt_list_remove(&c->lru, &s->lru);
   mt_free(s);
-  return name;
+  return number;
 }
 
 void mt_stmt_cache_fini(mt_stmt_cache *c) {
@@ -55,8 +56,8 @@ static bool add(mt_stmt_cache *c, mt_stmt *s) {
   return !failed;
 }
 
-mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key, uint32_t *name,
-                              uint32_t *evicted) {
+mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key,
+                              const char **name, uint32_t *evicted) {
   mt_stmt *s;
   *evicted = 0;
   if (c->cap <= 0) return MT_STMT_UNNAMED;
@@ -77,7 +78,8 @@ mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key, uint32_t *name,
     mt_free(s);
     return MT_STMT_UNNAMED;
   }
-  s->name = ++c->next_name;
+  s->number = ++c->next_name;
+  snprintf(s->name, sizeof s->name, "mt_%u", s->number);
   mt_list_push(&c->lru, &s->lru);
   if (c->lru.len > (size_t)c->cap)
     *evicted = remove_stmt(c, mt_container(c->lru.head, mt_stmt, lru));

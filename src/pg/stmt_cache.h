@@ -15,7 +15,8 @@ typedef struct mt_stmt {
   UT_hash_handle hh;
   mt_node lru;
   uint64_t key;
-  uint32_t name; /* the server knows it as mt_<name> */
+  uint32_t number;
+  char name[16]; /* "mt_<number>" */
 } mt_stmt;
 
 typedef struct mt_stmt_cache {
@@ -36,11 +37,11 @@ void mt_stmt_cache_init(mt_stmt_cache *c, int cap);
 void mt_stmt_cache_fini(mt_stmt_cache *c);
 /* Key of a scope id and a SQL id. */
 uint64_t mt_stmt_key(uint32_t scope, uint32_t sql);
-/* How to run the key now. With MT_STMT_PREPARE *evicted may be set to a name
- * to deallocate (0: none). */
-mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key, uint32_t *name,
-                              uint32_t *evicted);
-/* The name is gone or stale: forget the key. Returns the name to deallocate,
+/* How to run the key now; *name is valid until the next call. With
+ * MT_STMT_PREPARE *evicted may be set to a number to deallocate (0: none). */
+mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key,
+                              const char **name, uint32_t *evicted);
+/* The name is gone or stale: forget the key. Returns the number to deallocate,
  * 0 if the key was unknown. */
 uint32_t mt_stmt_cache_drop(mt_stmt_cache *c, uint64_t key);
 

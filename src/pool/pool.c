@@ -368,14 +368,17 @@ static void on_progress(mt_conn *c) {
     if (s->lease && s->lease->state == MT_LEASE_RELEASING)
       mt__lease_continue(s->lease);
     if (c->retire) retire(s);
-    if (s->retiring && !s->lease) {
+    if (!s->lease && (s->retiring || p->closing)) {
       mt__slot_close(s);
       return;
     }
-    if (p->closing && !s->lease) {
-      mt__slot_close(s);
+    if (!s->lease && !mt_conn_idle_status(c)) { /* nobody may inherit that */
+      mt_conn_close(c, mt_error_new(MT_E_PROTOCOL,
+                                    "a transaction was left open"));
       return;
     }
+  } else if (p->closing) {
+    mt_conn_cancel(c, true); /* what runs now; what has run has answered */
   }
   if (p->waiting.len || p->lease_waiters.len) mt__pool_dispatch(p);
 }

@@ -87,9 +87,12 @@ static void plain_statements(void **state) {
 
 static void nothing(void **state) {
   static const row rows[] = {
-      {"", EMPTY, 0},          {" \t\r\n\f\v", EMPTY, 0},
-      {";", EMPTY, 0},         {";;; ;", EMPTY, 0},
-      {"-- select 1", EMPTY, 0}, {"/* a /* b */ c */", EMPTY, 0},
+      {"", EMPTY, 0},
+      {" \t\r\n\f\v", EMPTY, 0},
+      {";", EMPTY, 0},
+      {";;; ;", EMPTY, 0},
+      {"-- select 1", EMPTY, 0},
+      {"/* a /* b */ c */", EMPTY, 0},
       {"-- a\n;/**/", EMPTY, 0},
   };
   (void)state;
@@ -281,7 +284,7 @@ static void check_control(const char *sql, const char *keyword) {
   mt_sql_classify(sql, strlen(sql), &info);
   if (info.cls != CONTROL) fail_msg("%s: class %d", sql, (int)info.cls);
   assert_string_equal(info.control, keyword);
-  assert_false(info.lasting);
+  if (info.lasting) fail_msg("%s: lasting", sql);
 }
 
 static void transaction_control(void **state) {
@@ -339,7 +342,7 @@ static void strings_end_where_the_server_thinks(void **state) {
   check_control("select $$'$$; begin --'", "BEGIN");
   check_control("select $a$ $$ $b$ ; commit $a$; begin", "BEGIN");
   check_control("select $a$ $a$b$; begin", "BEGIN");
-  check_control("select a$b$; begin; select $b$", "BEGIN");
+  check_control("select a$b$; begin; select c$b$", "BEGIN");
   check_control("select $1; begin; select $2", "BEGIN");
   check_control("select 1$$;commit$$; begin", "BEGIN");
   check_control("select $\xC3\xA9$;commit$\xC3\xA9$; begin", "BEGIN");
@@ -368,8 +371,8 @@ static void unfinished_texts_are_never_plain(void **state) {
       {"select u&\"a", SESSION, 1},
       {"select u&'a", SESSION, 1},
       {"select (1; commit", SESSION, 1},
-      {"create function f() returns int begin atomic select 1; commit",
-       SESSION, 1},
+      {"create function f() returns int begin atomic select 1; commit", SESSION,
+       1},
   };
   mt_sql_info info;
   (void)state;
@@ -408,15 +411,14 @@ static void routine_bodies_are_one_statement(void **state) {
       "CREATE OR REPLACE PROCEDURE p() BEGIN ATOMIC INSERT INTO t VALUES (1); "
       "SELECT a.end, 1 AS end FROM a; END; select 1",
       2, DDL);
-  check_control(
-      "create procedure p() begin atomic select 1; end; commit", "COMMIT");
+  check_control("create procedure p() begin atomic select 1; end; commit",
+                "COMMIT");
   /* names that only look like a body */
   check_control(
       "create function begin(atomic int) returns int return 1; commit",
       "COMMIT");
-  check_control(
-      "create function f(begin atomic) returns int return 1; commit",
-      "COMMIT");
+  check_control("create function f(begin atomic) returns int return 1; commit",
+                "COMMIT");
   check_control("select begin atomic; commit", "COMMIT");
 }
 
@@ -435,8 +437,7 @@ static void set_transaction_is_seen_in_front(void **state) {
   assert_false(sets_transaction("set constraints all deferred"));
 }
 
-/* Any cut of a text is scanned within its bounds (for the sanitizers), and a
- * text that grows by a harmless tail doesn't become plain. */
+/* Any cut of a text is scanned within its bounds. */
 static void cut_texts_stay_in_bounds(void **state) {
   static const char sql[] =
       "select E'a\\''\n'b', $t$ x $t$, U&\"y\", \"q\"\"\" /* /* */ */ from "

@@ -60,8 +60,7 @@ static void utf8(void **state) {
       "\xEF\xBF\xBF",
       "\xF0\x90\x80\x80",
       "\xF4\x8F\xBF\xBF",
-      "a\xE2\x82\xAC"
-      "b",
+      "a\xE2\x82\xAC_",
   };
   static const char *const bad[] = {
       "\x80",             /* stray continuation */

@@ -230,6 +230,7 @@ describe("messages", function()
             with("connection.max_connections", 0))
     refused("connection.pool.min cannot be greater than max",
             with("connection.pool", { min = 11 }))
+    define(with("connection.pool", { min = 10 }))
     refused('isolation.search_path must start with "$tenant"',
             with("isolation.search_path", { "public", "$tenant" }))
     refused('isolation.search_path must start with "$tenant"',

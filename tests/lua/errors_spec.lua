@@ -39,7 +39,9 @@ describe("errors.CODE", function()
   end)
 
   it("cannot be changed", function()
-    assert.has_error(function() errors.CODE.mine = "mine" end)
+    local _, err = pcall(function() errors.CODE.mine = "mine" end)
+    assert.matches("errors_spec.lua:%d+: errors.CODE cannot be changed " ..
+                   "%(mine%)$", err.message)
     assert.is_nil(rawget(errors.CODE, "mine"))
   end)
 end)
@@ -65,8 +67,10 @@ describe("errors.new", function()
     local cause = {}
     local err = errors.new("refused", "no", {
       retryable = false, ambiguous = true, sqlstate = "08006", cause = cause,
-      attempts = 3, tenant_id = "acme",
+      attempts = 3, tenant_id = "acme", severity = "FATAL", position = 7,
     })
+    assert.equal("FATAL", err.severity)
+    assert.equal(7, err.position)
     assert.is_false(err.retryable)
     assert.is_true(err.ambiguous)
     assert.equal("08006", err.sqlstate)
@@ -199,9 +203,15 @@ describe("tostring", function()
     assert.equal("[mtenant] refused: db:5432 refused",
                  tostring(errors.new("refused", "db:5432 refused",
                                      { server = "db:5432", attempts = 1 })))
-    assert.equal("[mtenant] TenantManager has been disposed",
-                 tostring(errors.new("disposed",
-                                     "[mtenant] TenantManager has been disposed")))
+    local text = "[mtenant] TenantManager has been disposed"
+    assert.equal(text, tostring(errors.new("disposed", text)))
+  end)
+
+  it("takes ids for text, not for patterns", function()
+    assert.equal("[mtenant] refused: no, tenant %, server [::1",
+                 tostring(errors.new("refused", "no", {
+                   tenant_id = "%", server = "[::1",
+                 })))
   end)
 
   it("never shows the cause or the statement", function()

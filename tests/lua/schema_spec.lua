@@ -256,7 +256,8 @@ describe("shape", function()
   it("copes with keys that are no names", function()
     assert.equal('unknown option "connection[1]"',
                  complaint(checker, { connection = { "postgres://" } }))
-    assert.equal('unknown option "a\\010b"', complaint(checker, { ["a\nb"] = 1 }))
+    assert.equal('unknown option "a\\010b"',
+                 complaint(checker, { ["a\nb"] = 1 }))
     assert.equal('unknown option "' .. ("x"):rep(60) .. '..."',
                  complaint(checker, { [("x"):rep(5000)] = 1 }))
   end)
@@ -270,12 +271,14 @@ describe("shape", function()
     end
   end)
 
-  it("leads places elsewhere by the prefix", function()
+  it("leads places elsewhere by the prefix, neighbours not", function()
     local other = schema.new {
       name = "o", prefix = "o.", { "deep.leaf", kind = "string" },
     }
     assert.equal('unknown option "o.leaf", did you mean "o.deep.leaf"?',
                  complaint(other, { leaf = "x" }))
+    assert.equal('unknown option "o.dep", did you mean "deep"?',
+                 complaint(other, { dep = "x" }))
   end)
 end)
 

@@ -56,17 +56,24 @@ choose_user() {
   die "PostgreSQL does not run as root, and there is no other user for it"
 }
 
+program_dirs() {
+  if [[ -n ${PG_BINDIR:-} ]]; then
+    echo "$PG_BINDIR"
+    return 0
+  fi
+  pg_config --bindir 2>/dev/null || true
+  printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV
+  dirname "$(command -v initdb || echo none)"
+}
+
 find_programs() {
-  local dir dirs
-  dirs=("$(pg_config --bindir 2>/dev/null || true)"
-    $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV)
-    "$(dirname "$(command -v initdb || echo none)")")
-  for dir in "${PG_BINDIR:-${dirs[@]}}"; do
+  local dir
+  while read -r dir; do
     if [[ -x $dir/initdb && -x $dir/postgres ]]; then
       bin=$dir
       return 0
     fi
-  done
+  done < <(program_dirs)
   die "no PostgreSQL server is installed"
 }
 

@@ -1,0 +1,215 @@
+#!/usr/bin/env bash
+# Builds everything and runs every check: what CI runs, and the same on a
+# laptop. Prints one line per suite, the output of the suites that failed, and
+# at the end `N passed, N failed`; exit status 1 if anything failed.
+#
+#   scripts/test.sh [--quick]     --quick leaves valgrind out
+#
+# Tests that need PostgreSQL start throwaway servers of their own. On Debian,
+# root installs the packages that are missing; others are told which.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+export LC_ALL=C.UTF-8 TZ=UTC
+
+packages=(
+  gcc cmake ninja-build pkg-config libpq-dev libev-dev libc-ares-dev
+  uthash-dev libcmocka-dev lua5.4 liblua5.4-dev lua-busted lua-check
+  postgresql clang-format-14 valgrind
+)
+quick=false
+case ${1:-} in
+  --quick) quick=true ;;
+  '') ;;
+  *)
+    echo "usage: scripts/test.sh [--quick]" >&2
+    exit 2
+    ;;
+esac
+
+passed=0
+failed=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+built=" "
+
+# A suite that ran nothing has failed, whatever it says.
+report() { # name, passed, failed, log
+  local ok=$2 bad=$3
+  ((ok + bad > 0)) || bad=1
+  printf '%-28s %d passed, %d failed\n' "$1" "$ok" "$bad"
+  ((bad == 0)) || sed 's/^/    /' "$4"
+  passed=$((passed + ok))
+  failed=$((failed + bad))
+}
+
+sum() { # the numbers that a sed script finds in a file, added up
+  sed -n "$1" "$2" | awk '{ n += $1 } END { print n + 0 }'
+}
+
+finish() {
+  echo "$passed passed, $failed failed"
+  ((failed == 0))
+  exit
+}
+
+# ---- tools --------------------------------------------------------------------
+
+missing_packages() {
+  local package
+  for package in "${packages[@]}"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null |
+      grep -q 'ok installed' || echo "$package"
+  done
+}
+
+install_packages() {
+  local missing log=$work/packages
+  command -v dpkg-query >/dev/null || return 0
+  mapfile -t missing < <(missing_packages)
+  ((${#missing[@]} > 0)) || return 0
+  if [[ $(id -u) != 0 ]]; then
+    echo "missing packages, to be installed by root: ${missing[*]}" >"$log"
+    report packages 0 1 "$log"
+    finish
+  fi
+  export DEBIAN_FRONTEND=noninteractive
+  if ! { apt-get update && apt-get install -y --no-install-recommends \
+    "${missing[@]}"; } >"$log" 2>&1; then
+    report packages 0 1 "$log"
+    finish
+  fi
+}
+
+build() { # preset
+  local log=$work/build-$1
+  if { cmake --preset "$1" && cmake --build --preset "$1"; } >"$log" 2>&1; then
+    built+="$1 "
+    printf '%-28s ok\n' "build $1"
+  else
+    report "build $1" 0 1 "$log"
+  fi
+}
+
+is_built() { [[ $built = *" $1 "* ]]; }
+
+# ---- suites -------------------------------------------------------------------
+
+sanitizer_options() {
+  export ASAN_OPTIONS=detect_leaks=1:detect_stack_use_after_return=1
+  export UBSAN_OPTIONS=print_stacktrace=1
+  export LSAN_OPTIONS=print_suppressions=0
+  [[ ! -f tests/support/lsan.supp ]] ||
+    LSAN_OPTIONS+=:suppressions=$PWD/tests/support/lsan.supp
+}
+
+# A program that ends badly without a failed test has failed as a whole (a
+# crash, a leak, a report of valgrind).
+run_c_tests() { # suite, preset, command before the program...
+  local suite=$1 preset=$2 log=$work/log out=$work/out ok=0 bad=0
+  local source program status p f
+  shift 2
+  : >"$log"
+  is_built "$preset" || echo "not built" >"$log"
+  for source in tests/c/test_*.c; do
+    is_built "$preset" || break
+    program=build/$preset/tests/$(basename "$source" .c)
+    timeout -k 10 600 "$@" "$program" >"$out" 2>&1 </dev/null
+    status=$?
+    p=$(sum 's/^\[  PASSED  \] \([0-9]*\) test(s).*/\1/p' "$out")
+    f=$(sum 's/^\[  FAILED  \] \([0-9]*\) test(s).*/\1/p' "$out")
+    ((f > 0 || (status == 0 && p > 0))) || f=1
+    if ((f > 0)); then
+      { echo "$program: exit status $status"; cat "$out"; } >>"$log"
+    fi
+    ok=$((ok + p))
+    bad=$((bad + f))
+  done
+  report "$suite" "$ok" "$bad" "$log"
+}
+
+run_valgrind() {
+  local options=(-q --error-exitcode=99 --leak-check=full
+    --errors-for-leak-kinds=definite --child-silent-after-fork=yes)
+  [[ ! -f tests/support/valgrind.supp ]] ||
+    options+=("--suppressions=tests/support/valgrind.supp")
+  run_c_tests "C tests, valgrind" release valgrind "${options[@]}"
+}
+
+run_specs() { # suite, preset, interpreter
+  local suite=$1 preset=$2 lua=$3 log=$work/log ok bad status
+  if ! is_built "$preset"; then
+    echo "not built" >"$log"
+    report "$suite" 0 0 "$log"
+    return
+  fi
+  MT_BUILD_DIR=$PWD/build/$preset \
+    LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;;" \
+    LUA_CPATH="$PWD/build/$preset/lib/?.so;;" \
+    timeout -k 10 1800 "$lua" "$(command -v busted)" -o plainTerminal \
+    tests/lua >"$log" 2>&1 </dev/null
+  status=$?
+  ok=$(sum 's/^\([0-9]*\) success.* : .*/\1/p' "$log")
+  bad=$(sum 's/^[0-9]* success[a-z]* \/ \([0-9]*\) failure.*/\1/p' "$log")
+  bad=$((bad + $(sum 's/^[0-9]* success.* \/ \([0-9]*\) error.*/\1/p' "$log")))
+  if ((status != 0 && bad == 0)); then
+    echo "exit status $status" >>"$log"
+    bad=1
+  fi
+  report "$suite" "$ok" "$bad" "$log"
+}
+
+run_luacheck() {
+  local log=$work/log ok bad
+  luacheck --no-color --codes lua scripts tests >"$log" 2>&1
+  ok=$(grep -c '^Checking .* OK$' "$log")
+  bad=$(grep -c '^Checking .*[^K]$' "$log")
+  sed -i '/^Checking .* OK$/d' "$log"
+  report luacheck "$ok" "$bad" "$log"
+}
+
+run_clang_format() {
+  local log=$work/log out=$work/out ok=0 bad=0 file
+  : >"$log"
+  while read -r file; do
+    if clang-format-14 --dry-run -Werror "$file" >"$out" 2>&1; then
+      ok=$((ok + 1))
+    else
+      grep -m 1 : "$out" >>"$log"
+      bad=$((bad + 1))
+    fi
+  done < <(find src tests -name '*.[ch]' | sort)
+  report clang-format "$ok" "$bad" "$log"
+}
+
+run_layers() {
+  local log=$work/log files bad
+  tests/check_layers.sh >"$log" 2>&1
+  files=$(sum 's/^\([0-9]*\) files checked.*/\1/p' "$log")
+  bad=$(sum 's/.* checked, \([0-9]*\) violations$/\1/p' "$log")
+  report layers $((files > bad ? files - bad : 0)) "$bad" "$log"
+}
+
+run_docs() {
+  local log=$work/log
+  [[ -f tests/check_docs.sh ]] || return 0
+  if bash tests/check_docs.sh >"$log" 2>&1; then
+    report docs 1 0 "$log"
+  else
+    report docs 0 1 "$log"
+  fi
+}
+
+install_packages
+build release
+build asan
+run_c_tests "C tests" release
+$quick || run_valgrind
+run_specs "specs" release lua5.4
+run_luacheck
+run_clang_format
+run_layers
+run_docs
+sanitizer_options
+run_c_tests "C tests, sanitizers" asan
+run_specs "specs, sanitizers" asan build/asan/tests/lua-host
+finish
