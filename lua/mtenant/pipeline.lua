@@ -76,34 +76,38 @@ function pipe_methods:query(sql, ...)
   end
   local stop = check("pipeline:query")
   local future = setmetatable({ done = false }, future_mt)
-  self.futures[#self.futures + 1] = future
   if stop then
+    self.futures[#self.futures + 1] = future
     settle(future, nil, stop)
     return future
   end
   local as, json, params = statement.ROWS, false, nil
   local timeout_ms = self.on._timeout_ms
+  local n
   if type(sql) == "table" then
     as, json = statement.check_options(sql, 3)
     params = sql.params or {}
+    n = params.n or #params
     timeout_ms, sql = sql.timeout_ms or timeout_ms, sql.sql
-    params.n = params.n or #params
   else
     params = pack(...)
+    n = params.n
   end
   local slot, err, keyword = self.on:_start(sql, as, timeout_ms, json,
-                                            unpack(params, 1, params.n))
+                                            unpack(params, 1, n))
+  if slot == false then statement.refuse(err, keyword, 2) end
+  -- what raises has no future that anybody could wait for
+  self.futures[#self.futures + 1] = future
   if slot then
     future.slot = slot
     when_done(slot, function(value, why) settle(future, value, why) end)
   elseif slot == nil then
     settle(future, nil, err)
   else
-    statement.refuse(err, keyword, 2)
     local on = self.on
     task.spawn(function()
       settle(future, on:_start_other(err, sql, as, timeout_ms, json,
-                                     unpack(params, 1, params.n)))
+                                     unpack(params, 1, n)))
     end)
   end
   return future

@@ -97,11 +97,12 @@ local function run(self, what, sql, as, timeout_ms, json, ...)
 end
 
 
-local function run_options(self, what, opts)
-  local as, json = M.check_options(opts, 5)
+local function run_options(self, what, opts, as)
+  local given, json = M.check_options(opts, 5)
   local params = opts.params or {}
-  return run(self, what, opts.sql, as, opts.timeout_ms or self._timeout_ms,
-             json, unpack(params, 1, params.n or #params))
+  return run(self, what, opts.sql, as or given,
+             opts.timeout_ms or self._timeout_ms, json,
+             unpack(params, 1, params.n or #params))
 end
 
 
@@ -130,37 +131,38 @@ function methods:query(sql, ...)
 end
 
 
-local function first_row(self, what, sql, ...)
+-- `as` nil: as the option table says
+local function first_row(self, what, as, sql, ...)
   local rows, err
   if type(sql) == "table" then
-    rows, err = run_options(self, what, sql)
+    rows, err = run_options(self, what, sql, as)
   else
-    rows, err = run(self, what, sql, ROWS, self._timeout_ms, false, ...)
+    rows, err = run(self, what, sql, as or ROWS, self._timeout_ms, false, ...)
   end
   if err then return nil, err end
-  return rows[1], nil, rows
+  return rows[1]
 end
 
 
 --- The first row, or nil when there is none.
+---@param sql string|table  as for query
 ---@return table|nil row
 ---@return table|nil err
 function methods:one(sql, ...)
-  local row, err = first_row(self, "one", sql, ...)
+  local row, err = first_row(self, "one", nil, sql, ...)
   if err then return nil, err end
   return row
 end
 
 
 --- The first column of the first row; nil when it is NULL or there is no row.
+---@param sql string|table  as for query
 ---@return any value
 ---@return table|nil err
 function methods:value(sql, ...)
-  local row, err, rows = first_row(self, "value", sql, ...)
+  local row, err = first_row(self, "value", ARRAYS, sql, ...)
   if err then return nil, err end
-  if row == nil then return nil end
-  local value = row[rows.columns[1]]
-  if value == nil and type(row) == "table" then value = row[1] end
+  local value = row and row[1]
   if value == core.null then return nil end
   return value
 end

@@ -153,10 +153,12 @@ function M.check(what)
 end
 
 
---- Waits for the operation in a slot. Call check first.
+--- Waits for the operation in a slot. Call check first. Takes what a starting
+-- call returned as it is: without a slot its error is the result.
 ---@return any value
 ---@return table|nil err
-function M.await(slot)
+function M.await(slot, err)
+  if not slot then return nil, err end
   local task = current
   waiting[slot] = task
   task.slot = slot

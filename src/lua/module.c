@@ -150,6 +150,29 @@ int mt_lua_fail(lua_State *L, mt_error *err, const char *tenant_id) {
   return 2;
 }
 
+/* Pushes "file:line: " of the innermost function that is not in our own Lua
+ * files (those beside the scheduler's), or "". */
+static void push_where(lua_State *L, mt_rt *rt) {
+  char ours[LUA_IDSIZE * 4] = "";
+  size_t len = 0;
+  lua_Debug ar;
+  int level;
+  if (rt->turn_ref != LUA_NOREF) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, rt->turn_ref);
+    lua_getinfo(L, ">S", &ar);
+    snprintf(ours, sizeof ours, "%s", ar.source);
+    len = strrchr(ours, '/') ? (size_t)(strrchr(ours, '/') - ours) + 1 : 0;
+  }
+  for (level = 1; lua_getstack(L, level, &ar); level++) {
+    lua_getinfo(L, "Sl", &ar);
+    if (ar.currentline < 1) continue;
+    if (len > 0 && strncmp(ar.source, ours, len) == 0) continue;
+    lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.currentline);
+    return;
+  }
+  lua_pushliteral(L, "");
+}
+
 int mt_lua_misuse(lua_State *L, const char *fmt, ...) {
   mt_rt *rt = mt_lua_rt(L);
   char text[400];
@@ -160,7 +183,7 @@ int mt_lua_misuse(lua_State *L, const char *fmt, ...) {
   lua_createtable(L, 0, 4);
   lua_pushstring(L, "misuse");
   lua_setfield(L, -2, "code");
-  luaL_where(L, 2);
+  push_where(L, rt);
   lua_pushstring(L, text);
   lua_concat(L, 2);
   lua_setfield(L, -2, "message");

@@ -42,6 +42,8 @@ static const char *marker_text(lua_State *L, mt_rt *rt, int arg, int n,
   lua_rawgeti(L, arg, 1);
   s = lua_tolstring(L, -1, len);
   lua_pop(L, 1); /* the marker keeps it */
+  if (s && memchr(s, '\0', *len))
+    mt_lua_misuse(L, "parameter %d has a NUL byte: text can't hold it", n);
   return s;
 }
 
@@ -106,7 +108,8 @@ void mt_lua_params(lua_State *L, int first, mt_params *p) {
 static mt_error *explain(const mt_op *op, mt_error *err) {
   mt_error *e;
   int code = op->stop;
-  if (strcmp(err->sqlstate, "57014") != 0) return err;
+  if (strcmp(err->sqlstate, "57014") != 0 || err->code == MT_E_DISPOSED)
+    return err;
   if (!code && op->timer_user) code = MT_E_TIMEOUT;
   if (!code && op->req->timeout_ms > 0 && !op->req->cancelled)
     code = MT_E_TIMEOUT;

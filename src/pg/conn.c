@@ -447,6 +447,15 @@ int mt_conn_backend_pid(const mt_conn *c) {
   return c->pg ? PQbackendPID(c->pg) : 0;
 }
 
+double mt_conn_head_ms(const mt_conn *c, double now) {
+  const mt_req *head;
+  double since;
+  if (!c->inflight.head) return 0;
+  head = mt_container(c->inflight.head, mt_req, node);
+  since = head->sent_at > c->progress_at ? head->sent_at : c->progress_at;
+  return now - since;
+}
+
 bool mt_conn_take_back(mt_conn *c, mt_req *req) {
   if (req->state != MT_REQ_WAITING || req->node.list != &c->outbox)
     return false;

@@ -76,6 +76,8 @@ struct mt_conn {
   mt_error *last_error;
   /* statistics */
   double opened_at;
+  double rtt_ms;      /* of the first unit: the network's share, roughly */
+  double progress_at; /* when the server was last heard */
   uint64_t requests;
 };
 
@@ -107,5 +109,8 @@ bool mt_conn_quiet(const mt_conn *c);
  * quiet. */
 bool mt_conn_idle_status(const mt_conn *c);
 int mt_conn_backend_pid(const mt_conn *c);
+/* How long what runs now has been running, as far as one can see from here;
+ * 0 when nothing does. */
+double mt_conn_head_ms(const mt_conn *c, double now);
 
 #endif

@@ -422,6 +422,7 @@ static void deliver_rows(mt_conn *c) {
 void mt__conn_process(mt_conn *c) {
   mt_req *req;
   PGresult *res;
+  c->progress_at = mt_reactor_now(c->reactor);
   while (c->state == MT_CONN_OPEN && c->inflight.head && !PQisBusy(c->pg)) {
     req = mt_container(c->inflight.head, mt_req, node);
     if (req->nrows >= MAX_STREAM_ROWS) {
@@ -479,7 +480,7 @@ static mt_error *loss_for(mt_conn *c, const mt_req *req, bool head) {
                       : mt_error_new(MT_E_DISPOSED, "the pool was closed");
   if (e->refs == 0) return e;
   e->ambiguous = is_ambiguous(c, req, head);
-  if (e->ambiguous) e->retryable = false;
+  e->retryable = !e->ambiguous && e->code == MT_E_CONNECTION_LOST;
   if (mt_req_sql(req)) mt_error_set_statement(e, mt_req_sql(req));
   return e;
 }
@@ -506,6 +507,7 @@ void mt__conn_fail_requests(mt_conn *c) {
 
 static void on_setup(mt_req *req) {
   mt_conn *c = req->data;
+  c->rtt_ms = mt_reactor_now(c->reactor) - c->opened_at;
   if (req->err && c->state == MT_CONN_OPEN)
     mt_conn_close(c, mt_error_ref(req->err));
   mt_req_free(req);

@@ -112,6 +112,7 @@ int mt_lease_acquire(mt_share *s,
 static void req_done(mt_req *req) {
   mt_lease *l = req->owner;
   l->inflight--;
+  mt__req_disposed(l->share->pool, req);
   req->on_finish(req);
 }
 

@@ -18,11 +18,8 @@ bool mt__slot_idle(const mt_slot *s) {
          !s->conn->retire && mt_conn_quiet(s->conn);
 }
 
-bool mt__slot_slow(const mt_slot *s, double now) {
-  const mt_req *head;
-  if (!s->conn->inflight.head) return false;
-  head = mt_container(s->conn->inflight.head, mt_req, node);
-  return head->sent_at > 0 && now - head->sent_at > MT_SLOW_MS;
+bool mt__slot_stalled(const mt_slot *s, double now, double ms) {
+  return mt_conn_head_ms(s->conn, now) > ms + 2 * s->conn->rtt_ms;
 }
 
 void mt__slot_close(mt_slot *s) {
@@ -77,36 +74,30 @@ static mt_slot *home_of(mt_pool *p, mt_share *share) {
   return share->home;
 }
 
+/* The one with the fewest requests, of those where nothing is stuck. */
 static mt_slot *least_busy(mt_pool *p, double now) {
   mt_slot *best = NULL;
-  bool best_slow = true;
   mt_node *n;
   for (n = p->slots.head; n; n = n->next) {
     mt_slot *s = mt_container(n, mt_slot, node);
-    bool slow;
-    if (!usable(s)) continue;
-    slow = mt__slot_slow(s, now);
-    if (best && slow && !best_slow) continue;
-    if (!best || (best_slow && !slow) ||
-        mt_conn_depth(s->conn) < mt_conn_depth(best->conn)) {
-      best = s;
-      best_slow = slow;
-    }
+    if (!usable(s) || mt__slot_stalled(s, now, MT_STALLED_MS)) continue;
+    if (!best || mt_conn_depth(s->conn) < mt_conn_depth(best->conn)) best = s;
   }
   return best;
 }
 
+/* Home, unless it is much busier than others or stuck behind something slow.
+ * NULL: better to wait in the pool, where any connection may take it. */
 static mt_slot *choose(mt_pool *p, mt_share *share, double now) {
   mt_slot *home = home_of(p, share), *other;
-  if (home && usable(home) && mt_conn_depth(home->conn) < MT_HOME_SLACK &&
-      !mt__slot_slow(home, now))
-    return home;
+  size_t depth;
+  if (home && (!usable(home) || mt__slot_stalled(home, now, MT_STALLED_MS)))
+    home = NULL;
+  depth = home ? mt_conn_depth(home->conn) : 0;
+  if (home && depth < MT_HOME_SLACK) return home;
   other = least_busy(p, now);
-  if (!other || !home || !usable(home)) return other;
-  if (mt__slot_slow(home, now) && !mt__slot_slow(other, now)) return other;
-  return mt_conn_depth(home->conn) > mt_conn_depth(other->conn) + MT_HOME_SLACK
-             ? other
-             : home;
+  if (!home || !other) return other;
+  return depth > mt_conn_depth(other->conn) + MT_HOME_SLACK ? other : home;
 }
 
 /* ---- dispatch ------------------------------------------------------------------- */
@@ -186,10 +177,20 @@ static bool may_resend(const mt_pool *p, const mt_req *req) {
           req->err->code == MT_E_DISPOSED);
 }
 
+void mt__req_disposed(const mt_pool *p, mt_req *req) {
+  mt_error *e;
+  if (!p->closing || !req->err || strcmp(req->err->sqlstate, "57014") != 0)
+    return;
+  e = mt_error_dup(req->err);
+  if (e->refs) e->code = MT_E_DISPOSED;
+  mt_req_set_error(req, e);
+}
+
 static void req_done(mt_req *req) {
   mt_share *share = req->owner;
   mt_pool *p = share->pool;
   share->inflight--;
+  mt__req_disposed(p, req);
   if (may_resend(p, req)) {
     requeue(share, req);
     mt__share_wake(share);
@@ -418,7 +419,7 @@ static bool open_one(mt_pool *p) {
 /* ---- growth ---------------------------------------------------------------------------- */
 
 typedef struct load {
-  size_t usable, loaded, slow, reserved;
+  size_t usable, loaded, stalled, slow, reserved;
 } load;
 
 static load measure(mt_pool *p, double now) {
@@ -430,7 +431,8 @@ static load measure(mt_pool *p, double now) {
     if (!s->open || s->retiring || s->lease || s->reserved) continue;
     l.usable++;
     l.loaded += mt_conn_depth(s->conn) >= MT_DEPTH_GROW;
-    l.slow += mt__slot_slow(s, now);
+    l.stalled += mt__slot_stalled(s, now, MT_STALLED_MS);
+    l.slow += mt__slot_stalled(s, now, MT_SLOW_MS);
   }
   return l;
 }
@@ -451,8 +453,9 @@ static bool wants_one(mt_pool *p, const load *l, size_t total, double now) {
   }
   if (p->connecting > 0) return false;
   if (plain && l->usable == 0) return true;
-  if (l->usable > 0 && l->slow == l->usable && plain) return true;
-  return total < MT_SOFT_MAX && l->usable > 0 && l->loaded == l->usable;
+  if (plain && l->slow == l->usable) return true;
+  if (total >= MT_SOFT_MAX || l->usable == 0) return false;
+  return l->loaded == l->usable || (plain && l->stalled == l->usable);
 }
 
 void mt__pool_grow(mt_pool *p) {

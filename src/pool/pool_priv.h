@@ -14,7 +14,8 @@ enum {
   MT_TOUCHED_BITS = 4096
 };
 
-#define MT_SLOW_MS 20.0       /* a head that runs longer blocks its line */
+#define MT_STALLED_MS 5.0 /* beyond the round trip: nothing queues behind it */
+#define MT_SLOW_MS 20.0   /* ... and it may open connections beyond SOFT_MAX */
 #define MT_LEASE_WAIT_MS 100.0 /* a lease that waits longer opens another */
 #define MT_TICK_MS 20.0
 #define MT_MAINT_MS 1000.0
@@ -82,12 +83,15 @@ void mt__pool_grow(mt_pool *p);
 void mt__pool_fail_waiters(mt_pool *p, const mt_error *err);
 /* A share has something to serve (again). */
 void mt__share_wake(mt_share *s);
+/* What a closing pool has cancelled was disposed of, not cancelled. */
+void mt__req_disposed(const mt_pool *p, mt_req *req);
 /* Tells its owner when nothing is left of it. */
 void mt__share_settle(mt_share *s);
 /* Is the slot idle: open, unleased, nothing queued, not retiring? */
 bool mt__slot_idle(const mt_slot *s);
-/* Oldest unanswered request of the slot has been out for too long. */
-bool mt__slot_slow(const mt_slot *s, double now);
+/* What runs there now has been running for longer than the round trip and
+ * `ms`: whoever queues behind it waits for it. */
+bool mt__slot_stalled(const mt_slot *s, double now, double ms);
 void mt__slot_close(mt_slot *s);
 /* The lease's connection has gone. */
 void mt__lease_lost(mt_lease *l);

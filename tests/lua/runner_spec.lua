@@ -107,17 +107,33 @@ end
 
 
 local function signal(name, pid)
-  os.execute(("kill -%s -- %d"):format(name, pid))
+  os.execute(("kill -s %s -- %d"):format(name, pid))
+end
+
+
+local function mentions_scratch(path)
+  local file = io.open(path, "rb")
+  local text = file and file:read("a") or ""
+  if file then
+    file:close()
+  end
+  return text:find(scratch, 1, true) ~= nil
 end
 
 
 --- What this test has left: directories of servers, processes that know them.
 local function leftovers()
-  local dirs = sh(("ls -d %s/mtenant-pg-* 2>/dev/null"):format(quote(scratch)))
-  local processes = sh(("grep -l -F -e %s /proc/[0-9]*/cmdline "
-    .. "/proc/[0-9]*/environ 2>/dev/null | grep -v -e /self/ -e \"/$$/\""):format(
-    quote(scratch)))
-  return dirs .. processes
+  local found = {}
+  for name in sh("ls " .. quote(scratch)):gmatch("mtenant%-pg%-%S+") do
+    found[#found + 1] = name
+  end
+  for pid in sh("ls /proc"):gmatch("%d+") do
+    local proc = "/proc/" .. pid
+    if mentions_scratch(proc .. "/cmdline") or mentions_scratch(proc .. "/environ") then
+      found[#found + 1] = sh("tr '\\0' ' ' <" .. proc .. "/cmdline")
+    end
+  end
+  return table.concat(found, "; ")
 end
 
 

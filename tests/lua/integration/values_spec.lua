@@ -28,7 +28,9 @@ describe("a value from the server", function()
           assert.same(expected, value, sql)
           assert.equal(math.type(expected), math.type(value), sql)
         end
-        assert.same(value, db:value("SELECT " .. sql), sql)
+        if value == value and type(value) ~= "table" then
+          assert.equal(value, db:value("SELECT " .. sql), sql)
+        end
       end
     end)
   end
