@@ -135,26 +135,31 @@ run_valgrind() {
   run_c_tests "C tests, valgrind" release valgrind "${options[@]}"
 }
 
+# One process per file: a spec that hangs or crashes fails alone.
 run_specs() { # suite, preset, interpreter
-  local suite=$1 preset=$2 lua=$3 log=$work/log ok bad status
-  if ! is_built "$preset"; then
-    echo "not built" >"$log"
-    report "$suite" 0 0 "$log"
-    return
-  fi
-  MT_BUILD_DIR=$PWD/build/$preset \
-    LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;;" \
-    LUA_CPATH="$PWD/build/$preset/lib/?.so;;" \
-    timeout -k 10 1800 "$lua" "$(command -v busted)" -o plainTerminal \
-    tests/lua >"$log" 2>&1 </dev/null
-  status=$?
-  ok=$(sum 's/^\([0-9]*\) success.* : .*/\1/p' "$log")
-  bad=$(sum 's/^[0-9]* success[a-z]* \/ \([0-9]*\) failure.*/\1/p' "$log")
-  bad=$((bad + $(sum 's/^[0-9]* success.* \/ \([0-9]*\) error.*/\1/p' "$log")))
-  if ((status != 0 && bad == 0)); then
-    echo "exit status $status" >>"$log"
-    bad=1
-  fi
+  local suite=$1 preset=$2 lua=$3 log=$work/log out=$work/out ok=0 bad=0
+  local spec status p f
+  : >"$log"
+  is_built "$preset" || echo "not built" >"$log"
+  while read -r spec; do
+    is_built "$preset" || break
+    MT_BUILD_DIR=$PWD/build/$preset \
+      MTENANT_RUN=$PWD/build/$preset/bin/mtenant-run \
+      LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;;" \
+      LUA_CPATH="$PWD/build/$preset/lib/?.so;;" \
+      timeout -k 10 600 "$lua" "$(command -v busted)" -o plainTerminal \
+      "$spec" >"$out" 2>&1 </dev/null
+    status=$?
+    p=$(sum 's/^\([0-9]*\) success.* : .*/\1/p' "$out")
+    f=$(sum 's/^[0-9]* success[a-z]* \/ \([0-9]*\) failure.*/\1/p' "$out")
+    f=$((f + $(sum 's/^[0-9]* success.* \/ \([0-9]*\) error.*/\1/p' "$out")))
+    ((f > 0 || (status == 0 && p > 0))) || f=1
+    if ((f > 0)); then
+      { echo "$spec: exit status $status"; cat "$out"; } >>"$log"
+    fi
+    ok=$((ok + p))
+    bad=$((bad + f))
+  done < <(find tests/lua -name '*_spec.lua' | sort)
   report "$suite" "$ok" "$bad" "$log"
 }
 

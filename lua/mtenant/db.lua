@@ -16,7 +16,7 @@ local pack, unpack = task.pack, task.unpack
 local misuse = errors.misuse
 
 
----@class mtenant.Db
+---@class mtenant.Db : mtenant.Statements
 ---@field tenant_id string
 local methods = {}
 

@@ -64,10 +64,25 @@ local M = {}
 M.mt = { __name = "mtenant.error" }
 
 
+-- How the sources of our own files begin.
+local OURS = debug.getinfo(1, "S").source:match("^@.*/")
+
+
+local function is_ours(info)
+  return OURS ~= nil and info.source:sub(1, #OURS) == OURS
+end
+
+
 -- Position of a level as seen by the caller of the function that asks, in the
 -- form that `error` uses; "" where there is none (C, the end of the stack).
+-- Helpers of ours in between are skipped: they never made the mistake.
 local function where(level)
-  local info = debug.getinfo(level + 2, "Sl")
+  level = level + 2
+  local info = debug.getinfo(level, "Sl")
+  while info and is_ours(info) do
+    level = level + 1
+    info = debug.getinfo(level, "Sl")
+  end
   if not info or info.currentline < 1 then return "" end
   return format("%s:%d: ", info.short_src, info.currentline)
 end

@@ -129,7 +129,7 @@ local function password(self)
 end
 
 
--- ---- routing --------------------------------------------------------------------------
+-- ---- routing ------------------------------------------------------------
 
 local function policy_error(id, fmt, ...)
   return errors.new("policy", string.format(fmt, ...), { tenant_id = id })
@@ -234,7 +234,7 @@ local CALLBACKS = {
 }
 
 
--- ---- handles ------------------------------------------------------------------------------
+-- ---- handles ------------------------------------------------------------
 
 local function query_observer(self, tenant_id)
   if not self._debug:wants("query") then return nil end
@@ -340,7 +340,7 @@ function methods:get_shared_db_async()
 end
 
 
--- ---- entries ----------------------------------------------------------------------------------
+-- ---- entries ------------------------------------------------------------
 
 --- The schema of a tenant: of its cached route, else by the template.
 ---@param id string
@@ -408,7 +408,7 @@ function methods:get_stats()
 end
 
 
--- ---- warmup -------------------------------------------------------------------------------------
+-- ---- warmup ------------------------------------------------------------
 
 local warmup_options = schema.new({
   name = "warmup",
@@ -472,7 +472,7 @@ function methods:warmup(ids, opts)
 end
 
 
--- ---- end -------------------------------------------------------------------------------------------
+-- ---- end ------------------------------------------------------------
 
 --- Ends everything: waiters get code "disposed" at once, running statements
 -- are cancelled, connections closed. Returns when all are closed. Idempotent.

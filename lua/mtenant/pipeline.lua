@@ -81,7 +81,7 @@ function pipe_methods:query(sql, ...)
     settle(future, nil, stop)
     return future
   end
-  local as, json, params = statement.ROWS, false, nil
+  local as, json, params = statement.ROWS, false
   local timeout_ms = self.on._timeout_ms
   local n
   if type(sql) == "table" then
@@ -146,9 +146,9 @@ local M = {}
 function M.run(db, opts, fn)
   if type(opts) == "function" and fn == nil then opts, fn = {}, opts end
   if type(fn) ~= "function" then
-    errors.misuse(3, "pipeline: fn must be a function, got %s", type(fn))
+    errors.misuse(2, "pipeline: fn must be a function, got %s", type(fn))
   end
-  opts = options:check(opts or {}, 3)
+  opts = options:check(opts or {}, 2)
   local stop = check("pipeline")
   if stop then return nil, stop end
   if not opts.atomic then

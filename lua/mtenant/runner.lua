@@ -93,7 +93,7 @@ local function exit_code(code)
     error("bad argument #1 to 'exit' (integer or boolean expected, got "
       .. type(code) .. ")", 3)
   end
-  return number & 0xff
+  return number % 256
 end
 
 

@@ -79,6 +79,18 @@ local function observe(self, sql, started, err)
 end
 
 
+-- a statement that needs a lease; its timeout covers the wait for that, too
+local function run_other(self, class, sql, as, timeout_ms, json, ...)
+  if not timeout_ms or timeout_ms <= 0 then
+    return self:_start_other(class, sql, as, nil, json, ...)
+  end
+  local n, args = select("#", ...), { ... }
+  return task.with_deadline(timeout_ms, function()
+    return self:_start_other(class, sql, as, nil, json, unpack(args, 1, n))
+  end)
+end
+
+
 local function run(self, what, sql, as, timeout_ms, json, ...)
   local stop = check(what)
   if stop then return nil, stop end
@@ -88,8 +100,8 @@ local function run(self, what, sql, as, timeout_ms, json, ...)
   if slot then
     rows, err = await(slot)
   elseif slot == false then
-    M.refuse(err, keyword, 3)
-    rows, err = self:_start_other(err, sql, as, timeout_ms, json, ...)
+    M.refuse(err, keyword, 1)
+    rows, err = run_other(self, err, sql, as, timeout_ms, json, ...)
   end
   if started then observe(self, sql, started, err) end
   if err then return nil, err end
@@ -98,20 +110,29 @@ end
 
 
 local function run_options(self, what, opts, as)
-  local given, json = M.check_options(opts, 5)
+  local given, json = M.check_options(opts, 2)
   local params = opts.params or {}
-  return run(self, what, opts.sql, as or given,
-             opts.timeout_ms or self._timeout_ms, json,
-             unpack(params, 1, params.n or #params))
+  local n, timeout_ms = params.n or #params, opts.timeout_ms or self._timeout_ms
+  local rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
+                        unpack(params, 1, n))
+  if err and opts.idempotent and err.ambiguous
+    and err.code == "connection_lost" then
+    rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
+                    unpack(params, 1, n))
+  end
+  return rows, err
 end
 
 
+---@class mtenant.Statements
 local methods = {}
 
 
 --- Runs one statement and returns its rows.
 ---@param sql string|table  the text, or `{ sql =, params =, timeout_ms =,
---  as = "rows"|"arrays"|"lazy", json = "decode", idempotent = }`
+--  as = "rows"|"arrays"|"lazy", json = "decode", idempotent = }`; timeout_ms
+--  covers the whole call; idempotent: run it once more when the connection
+--  was lost and nobody knows whether it ran
 ---@param ... any  parameters $1, $2 ...; nil and mtenant.null are NULL
 ---@return table|nil rows
 ---@return table|nil err
@@ -125,7 +146,7 @@ function methods:query(sql, ...)
     if slot then return await(slot) end
     if slot == nil then return nil, err end
     M.refuse(err, keyword, 2)
-    return self:_start_other(err, sql, ROWS, self._timeout_ms, false, ...)
+    return run_other(self, err, sql, ROWS, self._timeout_ms, false, ...)
   end
   return run(self, "query", sql, ROWS, self._timeout_ms, false, ...)
 end

@@ -33,6 +33,16 @@ local options = schema.new({
 })
 
 
+---@class mtenant.Transaction : mtenant.Statements
+---@field tenant_id string
+---@field exec fun(self, sql: string, opts?: table): table|nil, table|nil
+---@field rows fun(self, sql: string|table, ...): fun(): table|nil
+---@field transaction fun(self, fn: fun(tx: mtenant.Transaction): ...): ...
+
+---@class mtenant.Session : mtenant.Transaction
+---@field backend_pid fun(self): integer
+
+
 local M = {}
 
 
@@ -202,7 +212,7 @@ local function once(db, begin, fn)
 end
 
 
--- ---- the public forms -----------------------------------------------------------------
+-- ---- the public forms ------------------------------------------------------------
 
 function M.arguments(opts, fn, level)
   if type(opts) == "function" and fn == nil then opts, fn = {}, opts end
@@ -324,7 +334,7 @@ session_mt = {
 --- db:session. See db.lua.
 function M.session(db, fn)
   if type(fn) ~= "function" then
-    misuse(3, "session: fn must be a function, got %s", type(fn))
+    misuse(2, "session: fn must be a function, got %s", type(fn))
   end
   local stop = check("session")
   if stop then return nil, stop end
@@ -332,7 +342,7 @@ function M.session(db, fn)
   if not lease then return nil, err end
   lease:session()
   local handle = new_handle(session_mt, "session", db, lease)
-  local res
+  local res, _
   _, err = await(lease:ready())
   if not err then res = pack(pcall(fn, handle)) end
   handle._over = true
@@ -353,9 +363,8 @@ function M.single(db, class, sql, as, timeout_ms, json, ...)
   if not lease then return nil, err end
   local in_transaction = class == "ddl" or class == "block"
   if in_transaction then lease:begin("BEGIN") else lease:session() end
-  local result
-  local slot = not in_transaction and lease:ready()
-  if slot then _, err = await(slot) end
+  local result, slot, _
+  if not in_transaction then _, err = await(lease:ready()) end
   if not err then
     slot, err = lease:query(sql, as, timeout_ms, json, ...)
     if slot then result, err = await(slot) end
@@ -374,8 +383,8 @@ function M.exec(db, sql, class, lasting, timeout_ms)
   if not lease then return nil, err end
   local in_transaction = not lasting and (class == "plain" or class == "ddl")
   if in_transaction then lease:begin("BEGIN") else lease:session() end
+  local result, slot, keyword, _
   _, err = await(lease:ready())
-  local result, slot, keyword
   if not err then
     slot, err, keyword = lease:exec(sql, timeout_ms)
     if slot == false then

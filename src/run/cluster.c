@@ -29,8 +29,8 @@ bool mt_run__cluster_fail(mt_run_cluster *c, const char *what) {
 
 /* From where the reason starts in a line of a log; NULL: it has none. */
 static char *reason_in(char *line) {
-  static const char *const marks[] = {"PANIC: ", "FATAL: ", "ERROR: ",
-                                      "error: ", "could not "};
+  static const char *const marks[] = {
+      "PANIC: ", "FATAL: ", "ERROR: ", "error: ", "could not "};
   for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
     char *at = strstr(line, marks[i]);
     if (at) return at;

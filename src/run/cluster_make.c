@@ -46,8 +46,9 @@ static bool drop_root(mt_run_cluster *c) {
   if (!user) user = getpwnam("nobody");
   if (!user || user->pw_uid == 0)
     return mt_run__cluster_fail(
-        c, "PostgreSQL does not run as root, and there is neither a user "
-           "postgres nor a user nobody");
+        c,
+        "PostgreSQL does not run as root, and there is neither a user "
+        "postgres nor a user nobody");
   if (initgroups(user->pw_name, user->pw_gid) != 0 ||
       setgid(user->pw_gid) != 0 || setuid(user->pw_uid) != 0)
     return fail_errno(c, "cannot run as an ordinary user");
@@ -56,10 +57,10 @@ static bool drop_root(mt_run_cluster *c) {
 
 /* Nothing that a URL, the configuration or a list of hosts must quote. */
 static bool is_plain(const char *path) {
-  return path[0] == '/' &&
-         path[strspn(path, "abcdefghijklmnopqrstuvwxyz"
-                           "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                           "0123456789/._-")] == '\0';
+  return path[0] == '/' && path[strspn(path,
+                                       "abcdefghijklmnopqrstuvwxyz"
+                                       "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                       "0123456789/._-")] == '\0';
 }
 
 /* A socket's path has 107 bytes at most: c->dir is short enough for that. */
@@ -109,9 +110,9 @@ static bool init_data(mt_run_cluster *c) {
   snprintf(data, sizeof data, "%s/data", c->dir);
   snprintf(log, sizeof log, "%s/initdb.log", c->dir);
   snprintf(conf, sizeof conf, "%s/postgresql.conf", data);
-  const char *const argv[] = {program,     "-D",        data,    "-A",
-                              "trust",     "--no-sync", "-E",    "UTF8",
-                              "--locale=C", "-U",       "postgres", NULL};
+  const char *const argv[] = {program,      "-D",        data,       "-A",
+                              "trust",      "--no-sync", "-E",       "UTF8",
+                              "--locale=C", "-U",        "postgres", NULL};
   if (!run_program(c, argv, NULL, log))
     return mt_run__cluster_fail_log(c, "initdb failed", "initdb.log");
   return write_file(c, conf, "ae", settings, c->dir);

@@ -150,14 +150,20 @@ static int pg_finish(lua_State *L) {
   return 0;
 }
 
-static const luaL_Reg functions[] = {
-    {"read_signal", read_signal}, {"isatty", is_tty},
-    {"waits", waits},             {"read", read_fd},
-    {"list_dir", list_dir},       {"pg_open", pg_open},
-    {"pg_given", pg_given},       {"pg_fd", pg_fd},
-    {"pg_send", pg_send},         {"pg_read", pg_read},
-    {"pg_set_dir", pg_set_dir},   {"pg_end", pg_end},
-    {"pg_finish", pg_finish},     {NULL, NULL}};
+static const luaL_Reg functions[] = {{"read_signal", read_signal},
+                                     {"isatty", is_tty},
+                                     {"waits", waits},
+                                     {"read", read_fd},
+                                     {"list_dir", list_dir},
+                                     {"pg_open", pg_open},
+                                     {"pg_given", pg_given},
+                                     {"pg_fd", pg_fd},
+                                     {"pg_send", pg_send},
+                                     {"pg_read", pg_read},
+                                     {"pg_set_dir", pg_set_dir},
+                                     {"pg_end", pg_end},
+                                     {"pg_finish", pg_finish},
+                                     {NULL, NULL}};
 
 int mt_run_host_open(lua_State *L) {
   luaL_newlib(L, functions);

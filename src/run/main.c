@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <lua.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,14 +49,20 @@ static bool start_pg(const mt_run_options *o, int *status) {
   return false;
 }
 
+/* `mtenant-run ... | head` is no reason to complain. */
+static bool reader_is_gone(void) {
+  struct pollfd p = {STDOUT_FILENO, POLLOUT, 0};
+  return poll(&p, 1, 0) == 1 && (p.revents & POLLERR) != 0;
+}
+
 /* What a script printed and could not be written is a failure. */
 static int flush_output(const mt_run_options *o, int status) {
-  bool bad = ferror(stdout) != 0;
-  errno = 0;
-  if (fflush(stdout) == 0 && !bad) return status;
-  if (errno != EPIPE && errno != 0)
-    fprintf(stderr, "%s: cannot write the output: %s\n", o->name,
-            strerror(errno));
+  bool failed = ferror(stdout) != 0;
+  int error = fflush(stdout) == 0 ? 0 : errno;
+  if (!failed && error == 0) return status;
+  if (!reader_is_gone())
+    fprintf(stderr, "%s: cannot write the output%s%s\n", o->name,
+            error ? ": " : "", error ? strerror(error) : "");
   return status ? status : 1;
 }
 

@@ -39,8 +39,8 @@ static bool parse_one(mt_run_options *o, int *i) {
 }
 
 static bool has_work(const mt_run_options *o) {
-  return o->script < o->argc || o->nevals > 0 || o->interactive ||
-         o->version || o->help;
+  return o->script < o->argc || o->nevals > 0 || o->interactive || o->version ||
+         o->help;
 }
 
 bool mt_run_options_parse(mt_run_options *o, int argc, char **argv) {

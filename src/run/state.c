@@ -78,8 +78,8 @@ static void set_package_path(lua_State *L, int exe_dir, int source_dir) {
   add_path(&b, getenv("MTENANT_LUA_PATH"), "");
   add_path(&b, lua_tostring(L, source_dir), "/lua");
   const char *dir = lua_tostring(L, exe_dir);
-  if (dir && *dir) add_path(&b, dir, "/../share/lua/" LUA_VERSION_MAJOR
-                                     "." LUA_VERSION_MINOR);
+  if (dir && *dir)
+    add_path(&b, dir, "/../share/lua/" LUA_VERSION_MAJOR "." LUA_VERSION_MINOR);
   luaL_pushresult(&b);
   lua_getfield(L, -2, "path");
   lua_concat(L, 2);
@@ -87,8 +87,8 @@ static void set_package_path(lua_State *L, int exe_dir, int source_dir) {
   lua_pop(L, 1);
 }
 
-static void set_strings(lua_State *L, const char *name,
-                        const char *const *list, int n, int first) {
+static void set_strings(lua_State *L, const char *name, const char *const *list,
+                        int n, int first) {
   lua_createtable(L, n, 1);
   for (int i = 0; i < n; i++) {
     lua_pushstring(L, list[i]);

@@ -120,8 +120,7 @@ static void clean_environment(void) {
     char name[64];
     size_t len = strcspn(environ[i], "=");
     bool drop = strncmp(environ[i], "PG", 2) == 0 &&
-                strncmp(environ[i], "PG_BINDIR=", 10) != 0 &&
-                len < sizeof name;
+                strncmp(environ[i], "PG_BINDIR=", 10) != 0 && len < sizeof name;
     if (drop) {
       memcpy(name, environ[i], len);
       name[len] = '\0';

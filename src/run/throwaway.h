@@ -30,8 +30,7 @@ ssize_t mt_run_throwaway_read(int slot, char *buf, size_t size);
  * True with the server's URL, which stays valid with the slot; false with one
  * line in `why` ("" after a signal).
  */
-bool mt_run_throwaway_await(int slot, const char **url, char *why,
-                            size_t size);
+bool mt_run_throwaway_await(int slot, const char **url, char *why, size_t size);
 
 /* Notes the server's directory, to be removed if its supervisor is killed. */
 void mt_run_throwaway_set_dir(int slot, const char *dir);

@@ -80,19 +80,18 @@ static void quote_settings(const char *const *conf, char *out, size_t size) {
 }
 
 /* The directory is plain but for its slashes. */
-static void set_url(const mt_test_pg *pg, bool tcp, const char *user,
-                    char *url, size_t size) {
+static void set_url(const mt_test_pg *pg, bool tcp, const char *user, char *url,
+                    size_t size) {
   char host[3 * sizeof pg->dir] = "";
   size_t len = 0;
   for (const char *p = pg->dir; *p; p++)
     len += (size_t)snprintf(host + len, sizeof host - len,
                             *p == '/' ? "%%2F" : "%c", *p);
   if (tcp)
-    snprintf(url, size, "postgresql://%s@127.0.0.1:%d/mtenant", user,
-             pg->port);
+    snprintf(url, size, "postgresql://%s@127.0.0.1:%d/mtenant", user, pg->port);
   else
-    snprintf(url, size, "postgresql://%s@/mtenant?host=%s&port=%d", user,
-             host, pg->port);
+    snprintf(url, size, "postgresql://%s@/mtenant?host=%s&port=%d", user, host,
+             pg->port);
 }
 
 void mt_test_pg_start(mt_test_pg *pg, bool tcp, const char *const *conf) {
@@ -147,13 +146,11 @@ void mt_test_pg_stop_later(mt_test_pg *pg, int delay_ms, const char *mode) {
   later(pg, delay_ms, "stop", mode);
 }
 
-void mt_test_pg_restart_later(mt_test_pg *pg, int delay_ms,
-                              const char *mode) {
+void mt_test_pg_restart_later(mt_test_pg *pg, int delay_ms, const char *mode) {
   later(pg, delay_ms, "restart", mode);
 }
 
-bool mt_test_pg_psql(mt_test_pg *pg, const char *sql, char *out,
-                     size_t size) {
+bool mt_test_pg_psql(mt_test_pg *pg, const char *sql, char *out, size_t size) {
   static const char end[] = "MT_END_OF_SQL";
   size_t need = strlen(sql) + sizeof pg->dir + 1200;
   char *command = malloc(need);

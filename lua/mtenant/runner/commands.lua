@@ -61,7 +61,7 @@ end
 
 
 local function closest(names, name)
-  local best, best_distance = nil, math.max(2, #name // 3) + 1
+  local best, best_distance = nil, math.max(2, math.floor(#name / 3)) + 1
   for _, candidate in ipairs(names) do
     local d = distance(candidate, name)
     if d < best_distance then
