@@ -31,26 +31,26 @@ extern "C" {
 /* ---- errors ------------------------------------------------------------ */
 
 /* X(enum suffix, name, retryable while connecting) */
-#define MT_CODE_MAP(X)                              \
-  X(REFUSED, "refused", 1)                          \
-  X(UNREACHABLE, "unreachable", 1)                  \
-  X(DNS, "dns", 1)                                  \
-  X(AUTH, "auth", 0)                                \
-  X(TLS, "tls", 0)                                  \
-  X(STARTING_UP, "starting_up", 1)                  \
+#define MT_CODE_MAP(X)                               \
+  X(REFUSED, "refused", 1)                           \
+  X(UNREACHABLE, "unreachable", 1)                   \
+  X(DNS, "dns", 1)                                   \
+  X(AUTH, "auth", 0)                                 \
+  X(TLS, "tls", 0)                                   \
+  X(STARTING_UP, "starting_up", 1)                   \
   X(TOO_MANY_CONNECTIONS, "too_many_connections", 1) \
-  X(CONNECTION_LOST, "connection_lost", 1)          \
-  X(TIMEOUT, "timeout", 0)                          \
-  X(CANCELLED, "cancelled", 0)                      \
-  X(POOL_EXHAUSTED, "pool_exhausted", 0)            \
-  X(BREAKER_OPEN, "breaker_open", 0)                \
-  X(TENANT_NOT_FOUND, "tenant_not_found", 0)        \
-  X(INVALID_TENANT_ID, "invalid_tenant_id", 0)      \
-  X(POLICY, "policy", 0)                            \
-  X(QUERY, "query", 0)                              \
-  X(PROTOCOL, "protocol", 0)                        \
-  X(OUT_OF_MEMORY, "out_of_memory", 0)              \
-  X(DISPOSED, "disposed", 0)                        \
+  X(CONNECTION_LOST, "connection_lost", 1)           \
+  X(TIMEOUT, "timeout", 0)                           \
+  X(CANCELLED, "cancelled", 0)                       \
+  X(POOL_EXHAUSTED, "pool_exhausted", 0)             \
+  X(BREAKER_OPEN, "breaker_open", 0)                 \
+  X(TENANT_NOT_FOUND, "tenant_not_found", 0)         \
+  X(INVALID_TENANT_ID, "invalid_tenant_id", 0)       \
+  X(POLICY, "policy", 0)                             \
+  X(QUERY, "query", 0)                               \
+  X(PROTOCOL, "protocol", 0)                         \
+  X(OUT_OF_MEMORY, "out_of_memory", 0)               \
+  X(DISPOSED, "disposed", 0)                         \
   X(MISUSE, "misuse", 0)
 
 /* Results of calls are MT_OK or one of these, negative. */
@@ -104,8 +104,8 @@ typedef struct mt_retry_policy {
  * `u` is a random number in [0, 1); `previous_ms` is the last delay, used by
  * decorrelated jitter only. Pure.
  */
-MT_API double mt_backoff_delay(const mt_retry_policy *p, int attempt,
-                               double u, double previous_ms);
+MT_API double mt_backoff_delay(const mt_retry_policy *p, int attempt, double u,
+                               double previous_ms);
 
 /* ---- the loop ----------------------------------------------------------- */
 
@@ -128,7 +128,8 @@ MT_API double mt_reactor_now(mt_reactor *r);
 
 /* ---- log ---------------------------------------------------------------- */
 
-/* Kinds are those of the debug events: "pool_created", "connection_retry" ... */
+/* Kinds are those of the debug events: "pool_created", "connection_retry" ...
+ */
 typedef struct mt_event {
   const char *kind;
   const char *tenant_id; /* NULL: none, "shared": the shared handle */
@@ -163,9 +164,9 @@ typedef struct mt_manager_config {
   mt_retry_policy retry;
   bool dedicated, verify_schema;
   int max_pools;
-  double pool_ttl_ms;                  /* 0: never */
-  const char *const *search_path;      /* NULL-ended; "$tenant" is the schema */
-  uint64_t seed;                       /* 0: from the clock and the pid */
+  double pool_ttl_ms;             /* 0: never */
+  const char *const *search_path; /* NULL-ended; "$tenant" is the schema */
+  uint64_t seed;                  /* 0: from the clock and the pid */
 } mt_manager_config;
 
 /* Defaults of docs/configuration.md. */

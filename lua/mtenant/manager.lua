@@ -8,12 +8,13 @@ local core = require "mtenant.core"
 local database = require "mtenant.db"
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
+local routing = require "mtenant.routing"
 local schema = require "mtenant.schema"
 local task = require "mtenant.task"
 
 
 local await, check = task.await, task.check
-local errors_is, pcall, type = errors.is, pcall, type
+local pcall, type = pcall, type
 
 
 local DISPOSED = "[mtenant] TenantManager has been disposed"
@@ -129,101 +130,15 @@ local function password(self)
 end
 
 
--- ---- routing ------------------------------------------------------------
-
-local function policy_error(id, fmt, ...)
-  return errors.new("policy", string.format(fmt, ...), { tenant_id = id })
-end
-
-
--- a name from one of the config's templates: string, or nil and an error
-local function from_template(id, what, template)
-  local ok, name = pcall(template, id)
-  if not ok then
-    return nil, policy_error(id, "%s raised: %s", what, errors.text_of(name))
-  end
-  if type(name) ~= "string" then
-    return nil, policy_error(id, "%s must return a string, it returned %s",
-                             what, type(name))
-  end
-  return name
-end
-
-
-local ROUTE_FIELDS = { url = true, schema = true, role = true, server = true,
-                       labels = true }
-
-
-local function check_route(id, route)
-  for key, value in pairs(route) do
-    if not ROUTE_FIELDS[key] then
-      return policy_error(id, "route.%s is not a field of a route",
-                          tostring(key))
-    end
-    if key ~= "labels" and type(value) ~= "string" then
-      return policy_error(id, "route.%s must be a string, got %s", key,
-                          type(value))
-    end
-  end
-end
-
-
--- fills in what the config knows; route, or nil and an error
-local function complete(self, id, route)
-  local i = self._config.isolation
-  local out = { url = route.url, schema = route.schema, role = route.role }
-  local err
-  if not out.schema then
-    if not i.schema_name_template then
-      return nil, policy_error(id, "route.schema is missing, and there is no "
-        .. "schema_name_template")
-    end
-    out.schema, err = from_template(id, "isolation.schema_name_template",
-                                    i.schema_name_template)
-    if err then return nil, err end
-  end
-  if not out.role and i.role_template then
-    out.role, err = from_template(id, "isolation.role_template",
-                                  i.role_template)
-    if err then return nil, err end
-  end
-  return out
-end
-
-
-local function no_route(id, reason)
-  if errors_is(reason) then return reason end
-  local text = reason == nil and "no route for this tenant"
-    or errors.text_of(reason)
-  return errors.new("tenant_not_found", text, { tenant_id = id })
-end
-
-
--- asks the user's resolver, in a task
-local function resolve(self, id)
-  local ok, route, reason = pcall(self._config.resolve, id, self._ctx)
-  if not ok then
-    if errors_is(route) and route.code ~= "misuse" then return nil, route end
-    return nil, policy_error(id, "resolve raised: %s", errors.text_of(route))
-  end
-  if route == nil then return nil, no_route(id, reason) end
-  if type(route) ~= "table" then
-    return nil, policy_error(id, "resolve must return a table or nil, it "
-      .. "returned %s", type(route))
-  end
-  local err = check_route(id, route)
-  if err then return nil, err end
-  return complete(self, id, route)
-end
-
+-- ---- routing ------------------------------------------------------------------
 
 local function on_resolve(self, id, token)
   if not self._config.resolve then
-    self._core:resolved(token, complete(self, id, {}))
+    self._core:resolved(token, routing.from_templates(self._config, id))
     return
   end
   task.spawn(function()
-    self._core:resolved(token, resolve(self, id))
+    self._core:resolved(token, routing.resolve(self._config, id, self._ctx))
   end)
 end
 
@@ -351,11 +266,7 @@ function methods:get_schema_name(id)
   if not ok then return nil, err end
   local cached = self._core:schema(id)
   if cached then return cached end
-  local template = self._config.isolation.schema_name_template
-  if not template then
-    return nil, policy_error(id, "the route of \"%s\" is not known yet", id)
-  end
-  return from_template(id, "isolation.schema_name_template", template)
+  return routing.schema_name(self._config, id)
 end
 
 

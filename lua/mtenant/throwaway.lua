@@ -30,7 +30,8 @@ end
 
 
 local function failure(message)
-  return errors.new(errors.CODE.unreachable, "throwaway PostgreSQL: " .. message)
+  return errors.new(errors.CODE.unreachable,
+    "throwaway PostgreSQL: " .. message)
 end
 
 

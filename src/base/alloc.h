@@ -14,8 +14,8 @@ void *mt_realloc(void *p, size_t size);
 void mt_free(void *p); /* keeps errno */
 
 void *mt_malloc(size_t size);
-void *mt_calloc(size_t size); /* zeroed */
-char *mt_strdup(const char *s);                /* NULL gives NULL */
+void *mt_calloc(size_t size);   /* zeroed */
+char *mt_strdup(const char *s); /* NULL gives NULL */
 char *mt_strndup(const char *s, size_t len);
 /* printf into a new string. */
 char *mt_asprintf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

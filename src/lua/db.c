@@ -88,8 +88,7 @@ static int query(lua_State *L) {
   op->json = json;
   req->timeout_ms = timeout;
   mt_query_wire(op, req);
-  if (mt_tenant_submit(live, req, &err) == MT_OK)
-    return mt_op_push_slot(L, op);
+  if (mt_tenant_submit(live, req, &err) == MT_OK) return mt_op_push_slot(L, op);
   mt_op_drop(op);
   return mt_lua_fail(L, err, name_of(t));
 }
@@ -103,10 +102,11 @@ static void on_connected(void *data, const mt_error *err, int attempts,
   op->flight = NULL;
   op->attempts = attempts;
   op->total_ms = total_ms;
-  if (err) e = op->stop ? mt_error_new(op->stop, "%s while connecting",
-                                       op->stop == MT_E_TIMEOUT ? "timed out"
-                                                                : "cancelled")
-                        : mt_error_ref(err);
+  if (err)
+    e = op->stop
+            ? mt_error_new(op->stop, "%s while connecting",
+                           op->stop == MT_E_TIMEOUT ? "timed out" : "cancelled")
+            : mt_error_ref(err);
   mt_op_finish(op, e);
 }
 

@@ -23,8 +23,8 @@ typedef struct lazy_row {
 void mt_lua_push_lazy(lua_State *L, mt_rt *rt, mt_req *req, bool json) {
   mt_result *r = mt_req_result(req);
   int columns = r ? mt_result_columns(r) : 0, j;
-  lazy *l = lua_newuserdatauv(
-      L, sizeof *l + (size_t)columns * sizeof l->types[0], 1);
+  lazy *l =
+      lua_newuserdatauv(L, sizeof *l + (size_t)columns * sizeof l->types[0], 1);
   l->rt = rt;
   l->r = NULL;
   luaL_setmetatable(L, MT_LUA_LAZY);
@@ -104,8 +104,7 @@ static int push_row(lua_State *L, lazy *l, lua_Integer i) {
 static int lazy_index(lua_State *L) {
   lazy *l = lua_touserdata(L, 1);
   const char *key;
-  if (lua_type(L, 2) == LUA_TNUMBER)
-    return push_row(L, l, lua_tointeger(L, 2));
+  if (lua_type(L, 2) == LUA_TNUMBER) return push_row(L, l, lua_tointeger(L, 2));
   key = luaL_checkstring(L, 2);
   if (strcmp(key, "get") == 0) {
     lua_pushvalue(L, lua_upvalueindex(2));

@@ -382,12 +382,22 @@ static int held(lua_State *L) {
 }
 
 void mt_lua_lease_register(lua_State *L) {
-  static const luaL_Reg methods[] = {
-      {"query", query},     {"exec", exec},       {"ready", ready},
-      {"control", control}, {"begin", begin},     {"pending", pending},
-      {"ended", ended},     {"session", session}, {"stream", stream},
-      {"fetch", fetch},     {"stop_stream", stop_stream}, {"taint", taint},     {"pid", pid},
-      {"release", release}, {"held", held},       {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"query", query},
+                                     {"exec", exec},
+                                     {"ready", ready},
+                                     {"control", control},
+                                     {"begin", begin},
+                                     {"pending", pending},
+                                     {"ended", ended},
+                                     {"session", session},
+                                     {"stream", stream},
+                                     {"fetch", fetch},
+                                     {"stop_stream", stop_stream},
+                                     {"taint", taint},
+                                     {"pid", pid},
+                                     {"release", release},
+                                     {"held", held},
+                                     {NULL, NULL}};
   static const luaL_Reg meta[] = {
       {"__gc", release}, {"__close", release}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_LEASE, methods, meta);

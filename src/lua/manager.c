@@ -170,8 +170,7 @@ static void read_path(lua_State *L, const char **path) {
   lua_pop(L, 1);
 }
 
-static void read_config(lua_State *L, mt_manager_config *c,
-                        const char **path) {
+static void read_config(lua_State *L, mt_manager_config *c, const char **path) {
   mt_manager_config_init(c);
   c->url = str(L, "url");
   if (str(L, "application_name"))
@@ -310,8 +309,8 @@ static int resolved(lua_State *L) {
 }
 
 static int has(lua_State *L) {
-  lua_pushboolean(L, mt_manager_find(check(L)->m, luaL_checkstring(L, 2)) !=
-                         NULL);
+  lua_pushboolean(L,
+                  mt_manager_find(check(L)->m, luaL_checkstring(L, 2)) != NULL);
   return 1;
 }
 
@@ -397,12 +396,19 @@ static int manager_gc(lua_State *L) {
 }
 
 void mt_lua_manager_register(lua_State *L) {
-  static const luaL_Reg methods[] = {
-      {"tenant", tenant},     {"shared", shared},   {"resolved", resolved},
-      {"has", has},           {"count", count},     {"ids", ids},
-      {"schema", schema},     {"evict", evict},     {"dispose", dispose},
-      {"disposed", disposed}, {"random", random_unit}, {"stats", stats},
-      {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"tenant", tenant},
+                                     {"shared", shared},
+                                     {"resolved", resolved},
+                                     {"has", has},
+                                     {"count", count},
+                                     {"ids", ids},
+                                     {"schema", schema},
+                                     {"evict", evict},
+                                     {"dispose", dispose},
+                                     {"disposed", disposed},
+                                     {"random", random_unit},
+                                     {"stats", stats},
+                                     {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", manager_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_MANAGER, methods, meta);
 }

@@ -40,14 +40,14 @@ typedef struct mt_manager_ud {
 
 typedef struct mt_lease_ud {
   mt_rt *rt;
-  mt_lease *lease;  /* NULL: released */
+  mt_lease *lease;   /* NULL: released */
   mt_tenant *tenant; /* a reference, for the scope */
   mt_scope *scope;
-  char *begin;   /* sent with the first statement */
-  bool in_tx;    /* BEGIN was sent or will be */
-  bool session;  /* scope is set on the session */
-  bool scoped;   /* ... and was sent */
-  bool fence;    /* fence with the next statement */
+  char *begin;    /* sent with the first statement */
+  bool in_tx;     /* BEGIN was sent or will be */
+  bool session;   /* scope is set on the session */
+  bool scoped;    /* ... and was sent */
+  bool fence;     /* fence with the next statement */
   mt_req *stream; /* single-row request in flight or done */
   bool stream_done;
   struct mt_op *fetch; /* waits for rows */
@@ -59,7 +59,7 @@ struct mt_op {
   mt_op_kind kind;
   mt_rt *rt;
   bool finished;
-  mt_timer timer; /* sleep, or deadline of a query */
+  mt_timer timer;  /* sleep, or deadline of a query */
   bool timer_user; /* the op's own timeout has passed */
   int stop;        /* MT_E_TIMEOUT or MT_E_CANCELLED asked for, 0 no */
   mt_req *req;
@@ -98,7 +98,7 @@ struct mt_rt {
   mt_list done;
   mt_defer deliver;
   mt_shape shapes[MT_SHAPES]; /* by hash */
-  bool closing; /* the VM goes away: Lua is not called any more */
+  bool closing;               /* the VM goes away: Lua is not called any more */
   bool owns_loop;
   int managers, leases, watchers; /* alive, for leak checks */
   const void *db_metatable;

@@ -98,8 +98,8 @@ void mt_lua_params(lua_State *L, int first, mt_params *p) {
     bufs = (char(*)[40])(void *)(p->lens + p->n);
   }
   for (i = 0; i < p->n; i++)
-    p->values[i] = param_text(L, rt, first + i, i + 1, bufs[i],
-                              sizeof bufs[i], &p->lens[i]);
+    p->values[i] = param_text(L, rt, first + i, i + 1, bufs[i], sizeof bufs[i],
+                              &p->lens[i]);
 }
 
 /* ---- answers -------------------------------------------------------------------------- */
@@ -139,8 +139,9 @@ static void on_finish(mt_req *req) {
 static mt_error *stopped(const mt_op *op, int code, bool ambiguous) {
   const char *what = code == MT_E_TIMEOUT ? "timed out" : "cancelled";
   mt_error *e = mt_error_new(
-      code, ambiguous ? "%s while it ran: whether it took effect is unknown"
-                      : "%s before it was sent",
+      code,
+      ambiguous ? "%s while it ran: whether it took effect is unknown"
+                : "%s before it was sent",
       what);
   if (e->refs) {
     e->ambiguous = ambiguous;
@@ -201,9 +202,8 @@ static void on_deadline(mt_timer *t) {
   if (mt_tenant_take_back(op->tenant, op->req))
     taken_back(op, MT_E_TIMEOUT);
   else
-    mt_timer_set(
-        op->rt->reactor, t,
-        mt_manager_get_config(op->tenant->manager)->cancel_timeout_ms);
+    mt_timer_set(op->rt->reactor, t,
+                 mt_manager_get_config(op->tenant->manager)->cancel_timeout_ms);
 }
 
 void mt_query_wire(mt_op *op, mt_req *req) {

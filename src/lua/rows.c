@@ -12,8 +12,8 @@
 enum { BIG_RESULT = 2000 }; /* cells; the collector waits while it is built */
 
 /* The types that need no table look-up are decided here, once per cell. */
-static void push_cell(lua_State *L, mt_rt *rt, const mt_result *r, int i,
-                      int j, unsigned type, bool json, bool arrays) {
+static void push_cell(lua_State *L, mt_rt *rt, const mt_result *r, int i, int j,
+                      unsigned type, bool json, bool arrays) {
   size_t len;
   const char *v = mt_result_cell(r, i, j, &len);
   if (!v) {
@@ -57,8 +57,8 @@ static void push_row(lua_State *L, mt_rt *rt, const mt_result *r, int i,
 static void push_verb(lua_State *L, const mt_result *r) {
   const char *tag = mt_result_command(r);
   size_t len = strlen(tag);
-  while (len > 0 && ((tag[len - 1] >= '0' && tag[len - 1] <= '9') ||
-                     tag[len - 1] == ' '))
+  while (len > 0 &&
+         ((tag[len - 1] >= '0' && tag[len - 1] <= '9') || tag[len - 1] == ' '))
     len--;
   lua_pushlstring(L, tag, len);
 }

@@ -24,8 +24,8 @@ static const char *const state_names[] = {"resolving", "connecting", "open",
 static void set_state(mt_conn *c, mt_conn_state to) {
   static const bool legal[4][4] = {
       /* to: RESOLVING CONNECTING OPEN CLOSED */
-      {true, true, false, true},  /* RESOLVING */
-      {true, true, true, true},   /* CONNECTING: the next host is resolved */
+      {true, true, false, true},   /* RESOLVING */
+      {true, true, true, true},    /* CONNECTING: the next host is resolved */
       {false, false, false, true}, /* OPEN */
       {false, false, false, false}};
   assert(legal[c->state][to] && state_names[to]);
@@ -140,9 +140,9 @@ static mt_error *errno_error(mt_conn *c, int errnum) {
   bool retryable = false;
   int code = mt_code_from_errno(errnum, h->is_unix, &retryable);
   const char *name = h->host ? h->host : h->hostaddr;
-  mt_error *e = mt_error_new(code, "could not connect to %s, port %s: %s",
-                             name ? name : "the local server", h->port,
-                             strerror(errnum));
+  mt_error *e =
+      mt_error_new(code, "could not connect to %s, port %s: %s",
+                   name ? name : "the local server", h->port, strerror(errnum));
   if (e->refs) e->retryable = retryable;
   return e;
 }
@@ -162,8 +162,7 @@ static hint peek(mt_conn *c) {
 static mt_error *connect_failure(mt_conn *c, hint seen) {
   const char *text = PQerrorMessage(c->pg);
   int errnum;
-  if (find_sqlstate(text))
-    return mt__connect_error(MT_E_PROTOCOL, false, text);
+  if (find_sqlstate(text)) return mt__connect_error(MT_E_PROTOCOL, false, text);
   if (PQconnectionNeedsPassword(c->pg))
     return mt__connect_error(MT_E_AUTH, false, text);
   if (seen == HINT_NONE && c->endpoint->hosts[c->host].is_unix &&
@@ -220,7 +219,7 @@ static void start_connect(mt_conn *c) {
   char *options;
   params p = {.n = 0};
   char **k;
-  options = mt_asprintf("%s -c search_path=",
+  options = mt_asprintf("%s -c standard_conforming_strings=on -c search_path=",
                         c->endpoint->options ? c->endpoint->options : "");
   if (!options) return;
   add(&p, "gssencmode", "disable"); /* costs a failed attempt per connect */
@@ -287,8 +286,7 @@ static void try_host(mt_conn *c) {
   c->addr = 0;
   c->naddrs = 1;
   if (h->is_unix || h->hostaddr) {
-    if (h->hostaddr)
-      snprintf(c->addrs[0], MT_ADDR_LEN, "%s", h->hostaddr);
+    if (h->hostaddr) snprintf(c->addrs[0], MT_ADDR_LEN, "%s", h->hostaddr);
     try_addr(c);
     return;
   }
@@ -344,9 +342,8 @@ static void on_io(mt_io *io, unsigned ready) {
 }
 
 static void connect_timed_out(mt_conn *c) {
-  mt_error *e = mt_error_new(
-      MT_E_TIMEOUT, "no connection to %s within %.0f ms", c->endpoint->server,
-      c->opt.connect_timeout_ms);
+  mt_error *e = mt_error_new(MT_E_TIMEOUT, "no connection to %s within %.0f ms",
+                             c->endpoint->server, c->opt.connect_timeout_ms);
   if (e->refs) e->retryable = true;
   if (c->lookup) {
     mt_lookup_cancel(c->lookup);
@@ -374,9 +371,8 @@ static void on_processing(mt_defer *d) {
     mt__conn_process(c);
 }
 
-mt_conn *mt_conn_new(mt_reactor *r, mt_endpoint *ep,
-                     const mt_conn_options *opt, const mt_conn_callbacks *cbs,
-                     void *data) {
+mt_conn *mt_conn_new(mt_reactor *r, mt_endpoint *ep, const mt_conn_options *opt,
+                     const mt_conn_callbacks *cbs, void *data) {
   mt_conn *c = mt_calloc(sizeof *c);
   if (!c) return NULL;
   c->addrs = mt_malloc(MT_MAX_ADDRS * sizeof *c->addrs);
@@ -439,8 +435,7 @@ bool mt_conn_quiet(const mt_conn *c) {
 }
 
 bool mt_conn_idle_status(const mt_conn *c) {
-  return c->state == MT_CONN_OPEN &&
-         PQtransactionStatus(c->pg) == PQTRANS_IDLE;
+  return c->state == MT_CONN_OPEN && PQtransactionStatus(c->pg) == PQTRANS_IDLE;
 }
 
 int mt_conn_backend_pid(const mt_conn *c) {

@@ -83,9 +83,8 @@ struct mt_conn {
 
 /* Starts to connect. Never calls back from inside. NULL when memory is
  * short. */
-mt_conn *mt_conn_new(mt_reactor *r, mt_endpoint *ep,
-                     const mt_conn_options *opt, const mt_conn_callbacks *cbs,
-                     void *data);
+mt_conn *mt_conn_new(mt_reactor *r, mt_endpoint *ep, const mt_conn_options *opt,
+                     const mt_conn_callbacks *cbs, void *data);
 /* Closes: requests are answered with err (NULL: MT_E_DISPOSED), marked
  * ambiguous where they were sent; idempotent. Takes err's reference. */
 void mt_conn_close(mt_conn *c, mt_error *err);

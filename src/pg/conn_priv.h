@@ -1,4 +1,4 @@
-/* Shared between conn.c (life, connect) and conn_io.c (send, receive). */
+/* Shared between conn.c (life, connect) and conn_send.c, conn_recv.c. */
 #ifndef MT_PG_CONN_PRIV_H
 #define MT_PG_CONN_PRIV_H
 
@@ -18,6 +18,10 @@ void mt__conn_process(mt_conn *c);
 void mt__conn_update_io(mt_conn *c);
 /* Answers everything it holds because it is closed. */
 void mt__conn_fail_requests(mt_conn *c);
+/* Forgets a prepared statement on the server, in a unit of its own. */
+void mt__conn_deallocate(mt_conn *c, uint32_t number);
+/* The connection has gone: libpq's last words. */
+mt_error *mt__conn_lost(mt_conn *c);
 /* Error from a result of the server; statement phase. */
 mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
 /* First line of a libpq message, without what comes before the severity's

@@ -51,8 +51,8 @@ static void set_host(mt_host *h, const char *hosts, const char *addrs,
   h->hostaddr = item(addrs, i);
   h->port = item(ports, i);
   if (!h->port) h->port = mt_strdup("5432");
-  h->is_unix = !h->hostaddr &&
-               (!h->host || h->host[0] == '/' || h->host[0] == '@');
+  h->is_unix =
+      !h->hostaddr && (!h->host || h->host[0] == '/' || h->host[0] == '@');
   if (h->host && !h->is_unix && !h->hostaddr && is_numeric(h->host))
     h->hostaddr = mt_strdup(h->host);
 }
@@ -71,9 +71,9 @@ static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
   n = addr ? count_items(addr) : count_items(host);
   if (n == 0) n = 1;
   if (port && count_items(port) > 1 && count_items(port) != n)
-    return mt_fail(err, mt_error_new(MT_E_MISUSE,
-                                     "connection url: %d ports for %d hosts",
-                                     count_items(port), n));
+    return mt_fail(
+        err, mt_error_new(MT_E_MISUSE, "connection url: %d ports for %d hosts",
+                          count_items(port), n));
   ep->hosts = mt_calloc((size_t)n * sizeof *ep->hosts);
   if (!ep->hosts) return mt_fail(err, mt_error_oom());
   ep->nhosts = n;
@@ -138,8 +138,7 @@ static int set_names(mt_endpoint *ep, mt_error **err) {
 static int parse_error(const char *url, char *text, mt_error **err) {
   mt_error *e;
   const char *why = text ? text : "out of memory";
-  if (text && (strstr(text, url) || strchr(text, '@')))
-    why = "it is malformed";
+  if (text && (strstr(text, url) || strchr(text, '@'))) why = "it is malformed";
   e = mt_error_new(MT_E_MISUSE, "connection url is not valid: %s", why);
   if (text) PQfreemem(text);
   return mt_fail(err, e);

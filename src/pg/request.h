@@ -21,15 +21,15 @@ typedef enum mt_req_state {
 } mt_req_state;
 
 enum {
-  MT_REQ_SCOPE = 1,        /* LOCAL scope in the same implicit transaction */
+  MT_REQ_SCOPE = 1,         /* LOCAL scope in the same implicit transaction */
   MT_REQ_SESSION_SCOPE = 2, /* scope set on the session first */
-  MT_REQ_FENCE = 4,        /* fence step before the user's statement */
-  MT_REQ_IN_TX = 8,        /* inside BEGIN: losing it is not ambiguous */
-  MT_REQ_SIMPLE = 16,      /* simple protocol; needs the connection alone */
-  MT_REQ_STREAM = 32,      /* single-row mode; needs the connection alone */
-  MT_REQ_UNNAMED = 64,     /* never prepare */
-  MT_REQ_COMMIT = 128,     /* losing it is ambiguous; tag ROLLBACK fails */
-  MT_REQ_PING = 256        /* scope alone, no user statement */
+  MT_REQ_FENCE = 4,         /* fence step before the user's statement */
+  MT_REQ_IN_TX = 8,         /* inside BEGIN: losing it is not ambiguous */
+  MT_REQ_SIMPLE = 16,       /* simple protocol; needs the connection alone */
+  MT_REQ_STREAM = 32,       /* single-row mode; needs the connection alone */
+  MT_REQ_UNNAMED = 64,      /* never prepare */
+  MT_REQ_COMMIT = 128,      /* losing it is ambiguous; tag ROLLBACK fails */
+  MT_REQ_PING = 256         /* scope alone, no user statement */
 };
 
 typedef enum mt_step {
@@ -60,20 +60,20 @@ typedef struct mt_req {
   mt_sql *sql;
   char *text; /* instead of sql: internal text, owned */
   int nparams;
-  const char **params;   /* one block, owned */
-  double timeout_ms;     /* server-side bound for this statement; 0 none */
-  double deadline;       /* absolute; 0 none */
+  const char **params; /* one block, owned */
+  double timeout_ms;   /* server-side bound for this statement; 0 none */
+  double deadline;     /* absolute; 0 none */
   double queued_at, sent_at;
   uint64_t stmt_key;
   struct pg_result *result; /* the user's; the last one for MT_REQ_SIMPLE */
   struct pg_result **rows;  /* streamed, not taken yet */
   int nrows, caprows;
   mt_error *err; /* owned reference, set before on_done when it failed */
-  void (*on_done)(struct mt_req *req); /* set by who submits it */
-  void (*on_rows)(struct mt_req *req); /* streamed rows are there */
+  void (*on_done)(struct mt_req *req);   /* set by who submits it */
+  void (*on_rows)(struct mt_req *req);   /* streamed rows are there */
   void (*on_finish)(struct mt_req *req); /* the maker's; the pool calls it */
-  void *owner; /* the pool's: its share or lease */
-  void *data;  /* the maker's */
+  void *owner;                           /* the pool's: its share or lease */
+  void *data;                            /* the maker's */
 } mt_req;
 
 /* NULL when memory is short. */

@@ -63,8 +63,7 @@ static void on_socket(mt_io *io, unsigned ready) {
 }
 
 /* c-ares' way to say what to watch; both 0: the socket is about to close. */
-static void on_state(void *data, ares_socket_t fd, int readable,
-                     int writable) {
+static void on_state(void *data, ares_socket_t fd, int readable, int writable) {
   resolver *rs = data;
   unsigned want = (readable ? MT_READ : 0u) | (writable ? MT_WRITE : 0u);
   int i, slot = -1;
@@ -151,10 +150,9 @@ static void on_answer(void *data, int status, int timeouts,
     return;
   }
   if (l->n == 0)
-    l->err = mt_error_new(MT_E_DNS, "could not resolve host \"%s\": %s",
-                          l->host, ares_strerror(status == ARES_SUCCESS
-                                                     ? ARES_ENODATA
-                                                     : status));
+    l->err = mt_error_new(
+        MT_E_DNS, "could not resolve host \"%s\": %s", l->host,
+        ares_strerror(status == ARES_SUCCESS ? ARES_ENODATA : status));
   mt_defer_add(l->reactor, &l->defer, MT_DEFER_DELIVER);
 }
 

@@ -37,16 +37,26 @@ unsigned mt_result_type(const mt_result *r, int column) {
  * types with ',' as delimiter are decoded as arrays of text. */
 unsigned mt_array_element(unsigned type) {
   switch (type) {
-    case 1000: return MT_OID_BOOL;
-    case 1001: return MT_OID_BYTEA;
-    case 1005: return MT_OID_INT2;
-    case 1007: return MT_OID_INT4;
-    case 1016: return MT_OID_INT8;
-    case 1021: return MT_OID_FLOAT4;
-    case 1022: return MT_OID_FLOAT8;
-    case 1028: return MT_OID_OID;
-    case 199: return MT_OID_JSON;
-    case 3807: return MT_OID_JSONB;
+    case 1000:
+      return MT_OID_BOOL;
+    case 1001:
+      return MT_OID_BYTEA;
+    case 1005:
+      return MT_OID_INT2;
+    case 1007:
+      return MT_OID_INT4;
+    case 1016:
+      return MT_OID_INT8;
+    case 1021:
+      return MT_OID_FLOAT4;
+    case 1022:
+      return MT_OID_FLOAT8;
+    case 1028:
+      return MT_OID_OID;
+    case 199:
+      return MT_OID_JSON;
+    case 3807:
+      return MT_OID_JSONB;
     case 1002: /* "char"[] */
     case 1003: /* name[] */
     case 1009: /* text[] */
@@ -63,7 +73,8 @@ unsigned mt_array_element(unsigned type) {
     case 1270: /* timetz[] */
     case 2951: /* uuid[] */
       return 25;
-    default: return 0;
+    default:
+      return 0;
   }
 }
 
@@ -76,9 +87,7 @@ long long mt_result_affected(const mt_result *r) {
   return *n ? strtoll(n, NULL, 10) : 0;
 }
 
-void mt_result_clear(mt_result *r) {
-  PQclear((PGresult *)(void *)r);
-}
+void mt_result_clear(mt_result *r) { PQclear((PGresult *)(void *)r); }
 
 size_t mt_result_bytes(const mt_result *r) {
   return r ? PQresultMemorySize(pg(r)) : 0;

@@ -25,8 +25,8 @@ static char *build_path(const char *schema, const char *const *path) {
   return next;
 }
 
-mt_scope *mt_scope_new(uint32_t id, const char *schema,
-                       const char *const *path, const char *role, bool fence) {
+mt_scope *mt_scope_new(uint32_t id, const char *schema, const char *const *path,
+                       const char *role, bool fence) {
   char *quoted = NULL;
   mt_scope *s = mt_calloc(sizeof *s);
   if (!s) return NULL;

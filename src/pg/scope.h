@@ -22,8 +22,8 @@ typedef struct mt_scope {
 
 /* `path` NULL-ended list of bare names, "$tenant" stands for the schema;
  * role may be NULL. NULL when memory is short. The caller owns a reference. */
-mt_scope *mt_scope_new(uint32_t id, const char *schema,
-                       const char *const *path, const char *role, bool fence);
+mt_scope *mt_scope_new(uint32_t id, const char *schema, const char *const *path,
+                       const char *role, bool fence);
 mt_scope *mt_scope_ref(mt_scope *s);
 void mt_scope_unref(mt_scope *s); /* NULL allowed */
 
@@ -34,32 +34,32 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
  * usable (22012), before the user's statement runs. CASE fixes the order of
  * evaluation. docs/design.md, "The scope statement".
  */
-#define MT_SCOPE_SQL                                                       \
-  "select case when pg_catalog.set_config(case "                           \
-  "pg_catalog.current_setting('search_path') when '' then 'search_path' "  \
-  "else 'mtenant.dirty!' end,$1,true) is not null and "                    \
-  "pg_catalog.set_config('role',$2,true) is not null then "                \
-  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is " \
+#define MT_SCOPE_SQL                                                      \
+  "select case when pg_catalog.set_config(case "                          \
+  "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
+  "else 'mtenant.dirty!' end,$1,true) is not null and "                   \
+  "pg_catalog.set_config('role',$2,true) is not null then "               \
+  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
   "null)::int end"
 /* The same with a statement_timeout ($4). */
-#define MT_SCOPE_TIMEOUT_SQL                                               \
-  "select case when pg_catalog.set_config(case "                           \
-  "pg_catalog.current_setting('search_path') when '' then 'search_path' "  \
-  "else 'mtenant.dirty!' end,$1,true) is not null and "                    \
-  "pg_catalog.set_config('role',$2,true) is not null and "                 \
-  "pg_catalog.set_config('statement_timeout',$4,true) is not null then "   \
-  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is " \
+#define MT_SCOPE_TIMEOUT_SQL                                              \
+  "select case when pg_catalog.set_config(case "                          \
+  "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
+  "else 'mtenant.dirty!' end,$1,true) is not null and "                   \
+  "pg_catalog.set_config('role',$2,true) is not null and "                \
+  "pg_catalog.set_config('statement_timeout',$4,true) is not null then "  \
+  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
   "null)::int end"
 /* For a session lease: stays until the connection is closed. */
-#define MT_SCOPE_SESSION_SQL                                               \
-  "select case when pg_catalog.set_config(case "                           \
-  "pg_catalog.current_setting('search_path') when '' then 'search_path' "  \
-  "else 'mtenant.dirty!' end,$1,false) is not null and "                   \
-  "pg_catalog.set_config('role',$2,false) is not null then "               \
-  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is " \
+#define MT_SCOPE_SESSION_SQL                                              \
+  "select case when pg_catalog.set_config(case "                          \
+  "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
+  "else 'mtenant.dirty!' end,$1,false) is not null and "                  \
+  "pg_catalog.set_config('role',$2,false) is not null then "              \
+  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
   "null)::int end"
 /* In a transaction, where the scope was set by text. */
-#define MT_FENCE_SQL \
+#define MT_FENCE_SQL                                                        \
   "select 1/(pg_catalog.current_schema() is not distinct from $1 or $1 is " \
   "null)::int"
 

@@ -56,8 +56,8 @@ static bool add(mt_stmt_cache *c, mt_stmt *s) {
   return !failed;
 }
 
-mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key,
-                              const char **name, uint32_t *evicted) {
+mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key, const char **name,
+                              uint32_t *evicted) {
   mt_stmt *s;
   *evicted = 0;
   if (c->cap <= 0) return MT_STMT_UNNAMED;

@@ -39,8 +39,8 @@ void mt_stmt_cache_fini(mt_stmt_cache *c);
 uint64_t mt_stmt_key(uint32_t scope, uint32_t sql);
 /* How to run the key now; *name is valid until the next call. With
  * MT_STMT_PREPARE *evicted may be set to a number to deallocate (0: none). */
-mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key,
-                              const char **name, uint32_t *evicted);
+mt_stmt_use mt_stmt_cache_use(mt_stmt_cache *c, uint64_t key, const char **name,
+                              uint32_t *evicted);
 /* The name is gone or stale: forget the key. Returns the number to deallocate,
  * 0 if the key was unknown. */
 uint32_t mt_stmt_cache_drop(mt_stmt_cache *c, uint64_t key);

@@ -91,9 +91,9 @@ int mt_lease_acquire(mt_share *s,
   if (p->closing)
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
   if (s->leases.len >= (size_t)p->opt.max_waiting)
-    return mt_fail(err, mt_error_new(MT_E_POOL_EXHAUSTED,
-                                     "%d leases are waiting already",
-                                     p->opt.max_waiting));
+    return mt_fail(
+        err, mt_error_new(MT_E_POOL_EXHAUSTED, "%d leases are waiting already",
+                          p->opt.max_waiting));
   l = mt_calloc(sizeof *l);
   if (!l) return mt_fail(err, mt_error_oom());
   l->share = s;
@@ -200,8 +200,7 @@ static bool roll_back(mt_lease *l) {
 static void go_idle(mt_lease *l) {
   mt_slot *s = l->slot;
   mt_pool *p = s->pool;
-  bool again = !l->tainted && !p->closing && !s->retiring &&
-               !s->conn->retire;
+  bool again = !l->tainted && !p->closing && !s->retiring && !s->conn->retire;
   if (l->tainted) p->stats.tainted++;
   s->idle_since = mt_reactor_now(p->reactor);
   drop(l);

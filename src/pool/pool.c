@@ -1,6 +1,6 @@
 /*
- * Slots and dispatch: which connection serves which share's request, and when
- * another connection is opened. See pool.h. Leases are in lease.c, lifetimes
+ * Dispatch: which connection serves which share's request. Slots and growth
+ * are in slot.c. See pool.h. Leases are in lease.c, lifetimes
  * and deadlines in pool_maint.c.
  */
 #include "pool/pool.h"
@@ -11,49 +11,11 @@
 #include "base/alloc.h"
 #include "pool/pool_priv.h"
 
-/* ---- slots ----------------------------------------------------------------- */
-
-bool mt__slot_idle(const mt_slot *s) {
-  return s->open && !s->retiring && !s->lease && !s->reserved &&
-         !s->conn->retire && mt_conn_quiet(s->conn);
-}
-
-bool mt__slot_stalled(const mt_slot *s, double now, double ms) {
-  return mt_conn_head_ms(s->conn, now) > ms + 2 * s->conn->rtt_ms;
-}
-
-void mt__slot_close(mt_slot *s) {
-  s->retiring = true;
-  mt_conn_close(s->conn, NULL);
-}
-
-/* Takes no more work; goes when it is quiet. */
-static void retire(mt_slot *s) {
-  if (!s->retiring) s->pool->stats.retired++;
-  s->retiring = true;
-  s->pool->epoch++;
-  if (!s->lease && mt_conn_quiet(s->conn)) mt__slot_close(s);
-}
-
+/* ---- choosing --------------------------------------------------------------- */
 static bool usable(const mt_slot *s) {
   return s->open && !s->retiring && !s->lease && !s->reserved &&
          !s->conn->retire && mt_conn_depth(s->conn) < MT_DEPTH_MAX;
 }
-
-/* Counts distinct tenants roughly: relations of each stay in the backend's
- * caches, so a connection that saw too many is recycled. */
-static void touch(mt_slot *s, uint64_t hash) {
-  unsigned bit = (unsigned)(hash % MT_TOUCHED_BITS);
-  unsigned char mask = (unsigned char)(1u << (bit % 8));
-  if (s->bits[bit / 8] & mask) return;
-  s->bits[bit / 8] |= mask;
-  s->touched++;
-  if (s->touched > s->pool->opt.max_tenants_touched) retire(s);
-}
-
-static mt_slot *slot_of(mt_conn *c) { return c->data; }
-
-/* ---- choosing ------------------------------------------------------------------ */
 
 /* Rendezvous hashing: the open slot with the highest hash of (share, slot). */
 static mt_slot *home_of(mt_pool *p, mt_share *share) {
@@ -100,7 +62,7 @@ static mt_slot *choose(mt_pool *p, mt_share *share, double now) {
   return depth > mt_conn_depth(other->conn) + MT_HOME_SLACK ? other : home;
 }
 
-/* ---- dispatch ------------------------------------------------------------------- */
+/* ---- dispatch -------------------------------------------------------------- */
 
 void mt__share_mark(mt_share *s) {
   bool queued = s->reqs.len > 0 || s->leases.len > 0;
@@ -134,7 +96,7 @@ static void give(mt_slot *s, mt_share *share, mt_req *req, double now) {
   req->on_done = req_done;
   s->pool->stats.requests++;
   mt_conn_submit(s->conn, req);
-  touch(s, share->hash);
+  mt__slot_touch(s, share->hash);
 }
 
 static void dispatch_ready(mt_pool *p) {
@@ -161,7 +123,7 @@ void mt__pool_dispatch(mt_pool *p) {
   mt__maint_start(p);
 }
 
-/* ---- requests ------------------------------------------------------------------- */
+/* ---- requests -------------------------------------------------------------- */
 
 static void requeue(mt_share *share, mt_req *req) {
   mt_req_reset(req);
@@ -206,10 +168,9 @@ int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
   if (p->closing)
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
   if (s->reqs.len >= (size_t)p->opt.max_waiting)
-    return mt_fail(err,
-                   mt_error_new(MT_E_POOL_EXHAUSTED,
-                                "%d statements are waiting already",
-                                p->opt.max_waiting));
+    return mt_fail(err, mt_error_new(MT_E_POOL_EXHAUSTED,
+                                     "%d statements are waiting already",
+                                     p->opt.max_waiting));
   req->owner = s;
   req->state = MT_REQ_WAITING;
   req->queued_at = 0;
@@ -275,7 +236,7 @@ void mt__pool_fail_waiters(mt_pool *p, const mt_error *err) {
     mt__lease_fail(mt_container(n, mt_lease, node), err, true);
 }
 
-/* ---- shares ------------------------------------------------------------------------ */
+/* ---- shares ---------------------------------------------------------------- */
 
 void mt__share_settle(mt_share *s) {
   if (s->on_idle && !mt_share_busy(s)) s->on_idle(s);
@@ -300,176 +261,7 @@ void mt_share_fini(mt_share *s) {
   s->pool = NULL;
 }
 
-/* ---- connections --------------------------------------------------------------------- */
-
-static void on_open(mt_conn *c) {
-  mt_slot *s = slot_of(c);
-  mt_pool *p = s->pool;
-  double now = mt_reactor_now(p->reactor);
-  double spread = 0.9 + 0.2 * mt_rand_unit(&p->rand);
-  s->open = true;
-  s->idle_since = now;
-  s->expires_at = now + p->opt.max_lifetime_ms * spread;
-  p->connecting--;
-  mt__server_connected(p->server);
-  p->epoch++;
-  p->stats.opened++;
-  if (++p->stats.open > p->stats.peak) p->stats.peak = p->stats.open;
-  if (p->closing) {
-    mt__slot_close(s);
-    return;
-  }
-  mt__server_ask(p->server, c);
-  mt__pool_dispatch(p);
-}
-
-static void count_close(mt_slot *s, const mt_error *err) {
-  mt_pool *p = s->pool;
-  p->epoch++;
-  if (s->open) {
-    p->stats.open--;
-    if (!err) return;
-    p->stats.lost++;
-    p->generation++;
-    return;
-  }
-  p->connecting--;
-  mt__server_connected(p->server);
-  if (!err) return;
-  p->stats.connect_failures++;
-  p->next_connect_at = mt_reactor_now(p->reactor) + MT_RECONNECT_PAUSE_MS;
-  if (err->code == MT_E_TOO_MANY_CONNECTIONS) mt__server_too_many(p->server);
-}
-
-static void on_close(mt_conn *c, const mt_error *err) {
-  mt_slot *s = slot_of(c);
-  mt_pool *p = s->pool;
-  bool was_open = s->open;
-  mt_list_remove(&p->slots, &s->node);
-  count_close(s, err);
-  if (s->lease) mt__lease_lost(s->lease);
-  mt_free(s);
-  mt__server_give(p->server);
-  /* a dead server: everybody hears of it, nobody retries behind their back */
-  if (!was_open && err && p->stats.open == 0 && p->connecting == 0)
-    mt__pool_fail_waiters(p, err);
-  if (p->closing) {
-    if (p->slots.len == 0) mt_defer_add(p->reactor, &p->closed,
-                                        MT_DEFER_DELIVER);
-    return;
-  }
-  mt__pool_dispatch(p);
-}
-
-static void on_progress(mt_conn *c) {
-  mt_slot *s = slot_of(c);
-  mt_pool *p = s->pool;
-  if (mt_conn_quiet(c)) {
-    s->idle_since = mt_reactor_now(p->reactor);
-    if (s->lease && s->lease->state == MT_LEASE_RELEASING)
-      mt__lease_continue(s->lease);
-    if (c->retire) retire(s);
-    if (!s->lease && (s->retiring || p->closing)) {
-      mt__slot_close(s);
-      return;
-    }
-    if (!s->lease && !mt_conn_idle_status(c)) { /* nobody may inherit that */
-      mt_conn_close(c, mt_error_new(MT_E_PROTOCOL,
-                                    "a transaction was left open"));
-      return;
-    }
-  } else if (p->closing) {
-    mt_conn_cancel(c, true); /* what runs now; what has run has answered */
-  }
-  if (p->waiting.len || p->lease_waiters.len) mt__pool_dispatch(p);
-}
-
-static bool get_password(mt_conn *c, char *buf, size_t size) {
-  mt_pool *p = slot_of(c)->pool;
-  return p->password && p->password(p->data, buf, size);
-}
-
-static const mt_conn_callbacks conn_callbacks = {on_open, on_close,
-                                                 on_progress, get_password};
-
-/* False: no budget or no memory. */
-static bool open_one(mt_pool *p) {
-  mt_slot *s;
-  if (!mt__server_take(p->server, p)) return false;
-  s = mt_calloc(sizeof *s);
-  if (s) {
-    s->pool = p;
-    s->salt = mt_rand_next(&p->rand);
-    s->conn = mt_conn_new(p->reactor, p->endpoint, &p->opt.conn,
-                          &conn_callbacks, s);
-    if (s->conn) {
-      mt_list_push(&p->slots, &s->node);
-      p->connecting++;
-      return true;
-    }
-  }
-  mt_free(s);
-  p->server->open--;
-  p->server->connecting--;
-  p->no_memory = p->slots.len == 0;
-  if (p->no_memory) mt__pool_kick(p);
-  return false;
-}
-
-/* ---- growth ---------------------------------------------------------------------------- */
-
-typedef struct load {
-  size_t usable, loaded, stalled, slow, reserved;
-} load;
-
-static load measure(mt_pool *p, double now) {
-  load l = {0};
-  mt_node *n;
-  for (n = p->slots.head; n; n = n->next) {
-    mt_slot *s = mt_container(n, mt_slot, node);
-    l.reserved += s->reserved != NULL;
-    if (!s->open || s->retiring || s->lease || s->reserved) continue;
-    l.usable++;
-    l.loaded += mt_conn_depth(s->conn) >= MT_DEPTH_GROW;
-    l.stalled += mt__slot_stalled(s, now, MT_STALLED_MS);
-    l.slow += mt__slot_stalled(s, now, MT_SLOW_MS);
-  }
-  return l;
-}
-
-/* Does waiting call for another connection? `total` counts those opening. */
-static bool wants_one(mt_pool *p, const load *l, size_t total, double now) {
-  bool plain = p->ready.len > 0;
-  size_t coming = l->reserved + (size_t)p->connecting;
-  const mt_lease *first;
-  if (total == 0) return plain || p->lease_waiters.len > 0;
-  if (total < (size_t)p->opt.min) return true;
-  if (p->lease_waiters.len > (size_t)p->connecting) {
-    if (total < MT_SOFT_MAX) return true;
-    first = mt_container(p->lease_waiters.head, mt_lease, node);
-    if (p->lease_waiters.len > coming &&
-        now - first->queued_at > MT_LEASE_WAIT_MS)
-      return true;
-  }
-  if (p->connecting > 0) return false;
-  if (plain && l->usable == 0) return true;
-  if (plain && l->slow == l->usable) return true;
-  if (total >= MT_SOFT_MAX || l->usable == 0) return false;
-  return l->loaded == l->usable || (plain && l->stalled == l->usable);
-}
-
-void mt__pool_grow(mt_pool *p) {
-  double now = mt_reactor_now(p->reactor);
-  size_t total = p->slots.len;
-  load l;
-  if (p->closing) return;
-  if (p->stats.open > 0 && now < p->next_connect_at) return;
-  l = measure(p, now);
-  while (p->connecting < MT_CONNECTING_MAX && wants_one(p, &l, total, now)) {
-    if (!open_one(p)) return;
-    total = p->slots.len;
-  }
-}
+/* ---- life ------------------------------------------------------------------ */
 
 static void on_kick(mt_defer *d) {
   mt_pool *p = mt_container(d, mt_pool, kick);
@@ -483,8 +275,6 @@ static void on_kick(mt_defer *d) {
 void mt__pool_kick(mt_pool *p) {
   if (!p->closing) mt_defer_add(p->reactor, &p->kick, MT_DEFER_DELIVER);
 }
-
-/* ---- life ---------------------------------------------------------------------------------- */
 
 static void on_closed(mt_defer *d) {
   mt_pool *p = mt_container(d, mt_pool, closed);
@@ -516,8 +306,8 @@ mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
   p->kick.cb = on_kick;
   p->closer.cb = on_cut_off;
   p->generation = 1;
-  mt_rand_seed(&p->rand, (uint64_t)(uintptr_t)p ^
-                             (uint64_t)(mt_reactor_now(r) * 1e3));
+  mt_rand_seed(&p->rand,
+               (uint64_t)(uintptr_t)p ^ (uint64_t)(mt_reactor_now(r) * 1e3));
   mt__maint_init(p);
   mt_list_push(&server->pools, &p->node);
   return p;
@@ -546,8 +336,7 @@ void mt_pool_close(mt_pool *p, double timeout_ms, void (*done)(void *data),
     close_slot(mt_container(n, mt_slot, node));
   }
   mt_timer_set(p->reactor, &p->closer, timeout_ms);
-  if (p->slots.len == 0)
-    mt_defer_add(p->reactor, &p->closed, MT_DEFER_DELIVER);
+  if (p->slots.len == 0) mt_defer_add(p->reactor, &p->closed, MT_DEFER_DELIVER);
 }
 
 void mt_pool_free(mt_pool *p) {

@@ -57,9 +57,9 @@ typedef struct mt_lease {
   mt_node node;
   mt_lease_state state;
   mt_share *share;
-  mt_slot *slot;  /* NULL while waiting, and after the connection was lost */
+  mt_slot *slot; /* NULL while waiting, and after the connection was lost */
   int inflight;
-  bool tainted;   /* something was left on the session: close it at the end */
+  bool tainted; /* something was left on the session: close it at the end */
   bool rolled_back;
   double queued_at;
   /* Runs once, later: err NULL when it is held. With an error the lease is
@@ -76,7 +76,8 @@ void mt_server_free(mt_server *s); /* no pool may be left */
 int mt_server_open(const mt_server *s);
 int mt_server_cap(const mt_server *s);
 
-/* pool.c ---------------------------------------------------------------------- */
+/* pool.c ----------------------------------------------------------------------
+ */
 
 typedef bool (*mt_password_fn)(void *data, char *buf, size_t size);
 
@@ -86,8 +87,8 @@ mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
                      void *data);
 /* Fails waiters with MT_E_DISPOSED, cancels what runs, closes connections;
  * done runs once, later; after timeout_ms what is left is cut off. */
-void mt_pool_close(mt_pool *p, double timeout_ms,
-                   void (*done)(void *data), void *data);
+void mt_pool_close(mt_pool *p, double timeout_ms, void (*done)(void *data),
+                   void *data);
 /* After done, or never used. No share or lease may be left in use. */
 void mt_pool_free(mt_pool *p);
 const mt_pool_stats *mt_pool_get_stats(const mt_pool *p);
@@ -117,7 +118,8 @@ mt_cancelled mt_share_cancel(mt_share *s, mt_req *req);
 /* Only the part that is certain: takes it back if it is unsent. */
 bool mt_share_take_back(mt_share *s, mt_req *req);
 
-/* lease.c ----------------------------------------------------------------------- */
+/* lease.c
+ * ----------------------------------------------------------------------- */
 
 /* A new waiting lease. */
 int mt_lease_acquire(mt_share *s,

@@ -11,8 +11,7 @@ static mt_error *exhausted(const mt_pool *p) {
   return mt_error_new(MT_E_POOL_EXHAUSTED,
                       "no connection became free within %.0f ms (%d of %d "
                       "open)",
-                      p->opt.acquire_timeout_ms, p->stats.open,
-                      p->server->cap);
+                      p->opt.acquire_timeout_ms, p->stats.open, p->server->cap);
 }
 
 static void expire_reqs(mt_pool *p, mt_share *s, double now) {

@@ -1,4 +1,4 @@
-/* The inside of a pool, shared by pool.c, lease.c, pool_maint.c, server.c. */
+/* The inside of a pool, shared by its files. */
 #ifndef MT_POOL_POOL_PRIV_H
 #define MT_POOL_POOL_PRIV_H
 
@@ -14,7 +14,8 @@ enum {
   MT_TOUCHED_BITS = 4096
 };
 
-#define MT_STALLED_MS 5.0 /* beyond the round trip: nothing queues behind it */
+#define MT_STALLED_MS 5.0 /* beyond the round trip: nothing queues behind it \
+                           */
 #define MT_SLOW_MS 20.0   /* ... and it may open connections beyond SOFT_MAX */
 #define MT_LEASE_WAIT_MS 100.0 /* a lease that waits longer opens another */
 #define MT_TICK_MS 20.0
@@ -23,12 +24,12 @@ enum {
 
 struct mt_server {
   char *name;
-  int max;       /* 0: auto */
-  int cap;       /* connections allowed now */
-  int open;      /* slots of all pools, connecting ones included */
+  int max;        /* 0: auto */
+  int cap;        /* connections allowed now */
+  int open;       /* slots of all pools, connecting ones included */
   int connecting; /* handshakes cost CPU on the loop: few at a time */
-  bool asked;    /* auto: the server was asked for its limits */
-  mt_list pools; /* all */
+  bool asked;     /* auto: the server was asked for its limits */
+  mt_list pools;  /* all */
 };
 
 struct mt_slot {
@@ -36,7 +37,7 @@ struct mt_slot {
   mt_pool *pool;
   mt_conn *conn;
   bool open;
-  bool retiring;    /* takes nothing new, closes when quiet */
+  bool retiring; /* takes nothing new, closes when quiet */
   mt_lease *lease;
   mt_lease *reserved; /* drains for this lease */
   uint64_t salt;
@@ -93,6 +94,11 @@ bool mt__slot_idle(const mt_slot *s);
  * `ms`: whoever queues behind it waits for it. */
 bool mt__slot_stalled(const mt_slot *s, double now, double ms);
 void mt__slot_close(mt_slot *s);
+/* Takes no more work; goes when it is quiet. */
+void mt__slot_retire(mt_slot *s);
+/* A tenant was served here: counted, since each one leaves something in the
+ * backend's caches. */
+void mt__slot_touch(mt_slot *s, uint64_t hash);
 /* The lease's connection has gone. */
 void mt__lease_lost(mt_lease *l);
 /* Goes on with a release once its connection is quiet. */

@@ -12,11 +12,11 @@
 
 enum { AUTO_START = 4 };
 
-#define LIMITS_SQL                                                          \
-  "select least(20, greatest(2, "                                           \
-  "(pg_catalog.current_setting('max_connections')::int - "                  \
-  "pg_catalog.current_setting('superuser_reserved_connections')::int - "    \
-  "(select pg_catalog.sum(numbackends) from "                               \
+#define LIMITS_SQL                                                       \
+  "select least(20, greatest(2, "                                        \
+  "(pg_catalog.current_setting('max_connections')::int - "               \
+  "pg_catalog.current_setting('superuser_reserved_connections')::int - " \
+  "(select pg_catalog.sum(numbackends) from "                            \
   "pg_catalog.pg_stat_database)::int) / 2))"
 
 mt_server *mt_server_new(const char *name, int max) {

@@ -78,18 +78,23 @@ static int run(const mt_run_options *o) {
   return status;
 }
 
+static int obey(const mt_run_options *o) {
+  if (o->version) {
+    printf("%s %s, %s\n", o->name, MT_VERSION, LUA_RELEASE);
+  } else if (o->help && !o->command) {
+    mt_run_options_help(o, stdout);
+  } else {
+    return run(o);
+  }
+  return flush_output(o, 0);
+}
+
 int main(int argc, char **argv) {
   mt_run_options o;
   if (argc == 2 && strcmp(argv[1], MT_RUN_SUPERVISOR_ARG) == 0)
     return mt_run_supervisor_main();
   open_standard_streams();
-  if (!mt_run_options_parse(&o, argc, argv)) return bad_usage(&o);
-  if (o.version) {
-    printf("%s %s, %s\n", o.name, MT_VERSION, LUA_RELEASE);
-  } else if (o.help && !o.command) {
-    mt_run_options_help(&o, stdout);
-  } else {
-    return run(&o);
-  }
-  return flush_output(&o, 0);
+  int status = mt_run_options_init(&o, argc, argv) ? obey(&o) : bad_usage(&o);
+  mt_run_options_fini(&o);
+  return status;
 }

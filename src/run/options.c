@@ -43,7 +43,7 @@ static bool has_work(const mt_run_options *o) {
          o->help;
 }
 
-bool mt_run_options_parse(mt_run_options *o, int argc, char **argv) {
+bool mt_run_options_init(mt_run_options *o, int argc, char **argv) {
   memset(o, 0, sizeof *o);
   const char *called = argc > 0 ? base_name(argv[0]) : "";
   o->command = strcmp(called, "mtenant") == 0;
@@ -66,6 +66,8 @@ bool mt_run_options_parse(mt_run_options *o, int argc, char **argv) {
            o->command ? "the command" : "the script");
   return false;
 }
+
+void mt_run_options_fini(mt_run_options *o) { free(o->evals); }
 
 void mt_run_options_help(const mt_run_options *o, FILE *out) {
   fprintf(

@@ -13,7 +13,7 @@ typedef struct mt_run_options {
   const char *name; /* "mtenant-run" or "mtenant": prefixes every message */
   int argc;
   char **argv;        /* borrowed from main */
-  const char **evals; /* the codes of -e, in order; freed with the process */
+  const char **evals; /* the codes of -e, in order */
   int nevals;
   int script;       /* index of the script or command in argv; argc: none */
   bool command;     /* called as `mtenant`: the script is a command's name */
@@ -23,8 +23,10 @@ typedef struct mt_run_options {
   char error[256]; /* why parse returned false */
 } mt_run_options;
 
-/* False on bad usage, with the reason in o->error. */
-bool mt_run_options_parse(mt_run_options *o, int argc, char **argv);
+/* False on bad usage, with the reason in o->error. fini is due in either
+ * case. */
+bool mt_run_options_init(mt_run_options *o, int argc, char **argv);
+void mt_run_options_fini(mt_run_options *o);
 
 /* The help text of mtenant-run; that of mtenant lists scripts, in Lua. */
 void mt_run_options_help(const mt_run_options *o, FILE *out);

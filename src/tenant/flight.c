@@ -71,15 +71,15 @@ void mt__flight_abort(mt_attempts *f, const mt_error *err) { end(f, err); }
 
 static void event(mt_attempts *f, const char *kind, const mt_error *err) {
   mt_tenant *t = f->tenant;
-  mt_event ev = {.kind = kind,
-                 .tenant_id = t->shared ? "shared" : t->id,
-                 .schema = mt_tenant_schema(t),
-                 .error = err,
-                 .attempt = f->attempt,
-                 .max_attempts = t->manager->cfg.retry.max_attempts,
-                 .delay_ms = f->delay_ms,
-                 .total_time_ms = mt_reactor_now(t->manager->reactor) -
-                                  f->started_at};
+  mt_event ev = {
+      .kind = kind,
+      .tenant_id = t->shared ? "shared" : t->id,
+      .schema = mt_tenant_schema(t),
+      .error = err,
+      .attempt = f->attempt,
+      .max_attempts = t->manager->cfg.retry.max_attempts,
+      .delay_ms = f->delay_ms,
+      .total_time_ms = mt_reactor_now(t->manager->reactor) - f->started_at};
   mt__manager_event(t->manager, &ev);
 }
 
@@ -125,14 +125,13 @@ static void failed(mt_attempts *f, const mt_error *err) {
     gave_up(f, err);
     return;
   }
-  delay = mt_backoff_delay(p, f->attempt - 1, mt_rand_unit(&m->rand),
-                           f->delay_ms);
+  delay =
+      mt_backoff_delay(p, f->attempt - 1, mt_rand_unit(&m->rand), f->delay_ms);
   if (m->cbs.on_retry)
     m->cbs.on_retry(m, t->shared ? "shared" : t->id, f->attempt, err, elapsed,
                     &delay, m->data);
   if (t->flight != f) return; /* the callback has ended it */
-  if (delay < 0 ||
-      (p->deadline_ms > 0 && elapsed + delay >= p->deadline_ms)) {
+  if (delay < 0 || (p->deadline_ms > 0 && elapsed + delay >= p->deadline_ms)) {
     gave_up(f, err);
     return;
   }

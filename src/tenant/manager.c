@@ -17,7 +17,8 @@ enum { MAX_SQL_TEXTS = 2048, MAX_SQL_BYTES = 8 * 1024 * 1024 };
 #define DISPOSE_MS 5000.0
 
 mt_error *mt__disposed_error(void) {
-  return mt_error_new(MT_E_DISPOSED, "[mtenant] TenantManager has been disposed");
+  return mt_error_new(MT_E_DISPOSED,
+                      "[mtenant] TenantManager has been disposed");
 }
 
 /* ---- configuration -------------------------------------------------------------- */
@@ -155,8 +156,7 @@ void mt__tenant_evict(mt_tenant *t, const char *reason) {
 /* Room for one more: the oldest entry that nobody uses goes. */
 static void make_room(mt_manager *m) {
   mt_node *n, *next;
-  for (n = m->lru.head; n && m->lru.len >= (size_t)m->cfg.max_pools;
-       n = next) {
+  for (n = m->lru.head; n && m->lru.len >= (size_t)m->cfg.max_pools; n = next) {
     mt_tenant *t = mt_container(n, mt_tenant, lru);
     next = n->next;
     if (!mt_tenant_busy(t)) mt__tenant_evict(t, "lru_eviction");
@@ -178,8 +178,7 @@ static void on_sweep(mt_timer *timer) {
   }
   if (m->lru.len > 0)
     mt_timer_set(m->reactor, &m->sweep,
-                 m->cfg.pool_ttl_ms < SWEEP_MS ? m->cfg.pool_ttl_ms
-                                               : SWEEP_MS);
+                 m->cfg.pool_ttl_ms < SWEEP_MS ? m->cfg.pool_ttl_ms : SWEEP_MS);
 }
 
 static void start_sweep(mt_manager *m) {
@@ -309,8 +308,8 @@ void mt_manager_dispose(mt_manager *m, double timeout_ms,
     mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
 }
 
-static void answer_nothing(mt_manager *m, const char *tenant_id,
-                           uint64_t token, void *data) {
+static void answer_nothing(mt_manager *m, const char *tenant_id, uint64_t token,
+                           void *data) {
   (void)tenant_id;
   (void)data;
   mt_manager_resolved(m, token, NULL, NULL);

@@ -38,18 +38,17 @@ static bool password(void *data, char *buf, size_t size) {
 
 static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
   const mt_manager_config *c = &m->cfg;
-  mt_pool_options o = {
-      .conn = {.application_name = c->application_name,
-               .connect_timeout_ms = c->connect_timeout_ms,
-               .cancel_timeout_ms = c->cancel_timeout_ms,
-               .cache_statements = c->cache_statements},
-      .max = c->pool_max,
-      .min = c->pool_min,
-      .max_waiting = c->max_waiting,
-      .idle_timeout_ms = c->idle_timeout_ms,
-      .acquire_timeout_ms = c->acquire_timeout_ms,
-      .max_lifetime_ms = c->max_lifetime_ms,
-      .max_tenants_touched = c->max_tenants_touched};
+  mt_pool_options o = {.conn = {.application_name = c->application_name,
+                                .connect_timeout_ms = c->connect_timeout_ms,
+                                .cancel_timeout_ms = c->cancel_timeout_ms,
+                                .cache_statements = c->cache_statements},
+                       .max = c->pool_max,
+                       .min = c->pool_min,
+                       .max_waiting = c->max_waiting,
+                       .idle_timeout_ms = c->idle_timeout_ms,
+                       .acquire_timeout_ms = c->acquire_timeout_ms,
+                       .max_lifetime_ms = c->max_lifetime_ms,
+                       .max_tenants_touched = c->max_tenants_touched};
   mt_server *server = server_for(m, ep->server);
   return server ? mt_pool_new(m->reactor, server, ep, &o, password, m) : NULL;
 }

@@ -56,8 +56,8 @@ void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
   }
   t->state = MT_TENANT_NEW;
   none = err ? mt_error_ref(err)
-             : mt_error_new(MT_E_TENANT_NOT_FOUND,
-                            "no route for tenant \"%s\"", t->id);
+             : mt_error_new(MT_E_TENANT_NOT_FOUND, "no route for tenant \"%s\"",
+                            t->id);
   mt__tenant_routed(t, none);
   mt_error_unref(none);
 }
@@ -96,10 +96,10 @@ static mt_error *own(mt_tenant *t, const char *endpoint_key,
   mt_tenant *other;
   bool failed = false;
   if (t->shared) return NULL;
-  t->owner_key = mt_asprintf("%016llx/%s",
-                             (unsigned long long)mt_hash64(
-                                 endpoint_key, strlen(endpoint_key), 1),
-                             schema);
+  t->owner_key = mt_asprintf(
+      "%016llx/%s",
+      (unsigned long long)mt_hash64(endpoint_key, strlen(endpoint_key), 1),
+      schema);
   if (!t->owner_key) return mt_error_oom();
   HASH_FIND(owner_hh, m->owners, t->owner_key, strlen(t->owner_key), other);
   if (other && strcmp(other->id, t->id) != 0) {
@@ -149,10 +149,10 @@ static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep) {
   mt_manager *m = t->manager;
   mt_error *err = own(t, ep->key, route->schema);
   if (err) return err;
-  t->scope = mt_scope_new(
-      ++m->next_scope, route->schema,
-      t->shared ? shared_path : (const char *const *)m->path, route->role,
-      m->cfg.verify_schema);
+  t->scope =
+      mt_scope_new(++m->next_scope, route->schema,
+                   t->shared ? shared_path : (const char *const *)m->path,
+                   route->role, m->cfg.verify_schema);
   if (t->scope &&
       mt__pools_get(m, ep, t->shared ? NULL : t->id, &t->entry, &err) == MT_OK)
     return NULL;
@@ -185,8 +185,8 @@ static void apply(mt_tenant *t, const mt_route *route) {
   } else {
     t->state = MT_TENANT_READY;
     t->verified = 0;
-    mt_share_init(&t->share, t->entry->pool,
-                  mt_hash64(t->id, strlen(t->id), 7), on_idle);
+    mt_share_init(&t->share, t->entry->pool, mt_hash64(t->id, strlen(t->id), 7),
+                  on_idle);
     created(t);
   }
   mt__tenant_routed(t, err);

@@ -39,10 +39,10 @@ struct mt_tenant {
   mt_node lru; /* in manager->lru while registered */
   mt_manager *manager;
   mt_tenant_state state;
-  int refs;         /* handles */
-  bool shared;      /* the shared handle's entry */
-  bool registered;  /* in the registry; false: evicted */
-  mt_scope *scope;  /* READY */
+  int refs;        /* handles */
+  bool shared;     /* the shared handle's entry */
+  bool registered; /* in the registry; false: evicted */
+  mt_scope *scope; /* READY */
   mt_pool_entry *entry;
   mt_share share;
   mt_list pending;  /* requests that wait for the route */
@@ -52,7 +52,7 @@ struct mt_tenant {
   double last_used;
   uint64_t verified; /* pool generation of the last ping, 0 never */
   mt_defer freeing;
-  char *owner_key;   /* endpoint and schema, in manager->owners */
+  char *owner_key; /* endpoint and schema, in manager->owners */
   char id[];
 };
 

@@ -203,7 +203,8 @@ start_server() {
 }
 
 start() {
-  start_server "$1" || die "the server did not start: $(reason_in "$1/start.log")"
+  start_server "$1" ||
+    die "the server did not start: $(reason_in "$1/start.log")"
 }
 
 stop() {
