@@ -96,15 +96,15 @@ function methods:rows(sql, ...)
     params = pack(unpack(given, 1, given.n or #given))
     sql = sql.sql
   end
+  statement.check_stream(sql, 2) -- before a connection is taken for it
   local lease, err = self:_acquire()
   if not lease then error(err, 0) end
   lease:begin("BEGIN")
-  local ok, class, keyword = lease:stream(sql, unpack(params, 1, params.n))
-  if not ok then
+  local ran, ok, why = pcall(lease.stream, lease, sql,
+                             unpack(params, 1, params.n))
+  if not ran or not ok then
     lease:release()
-    if ok == nil then error(class, 0) end
-    statement.refuse(class, keyword, 2)
-    misuse(2, "rows: only SELECT, INSERT, UPDATE, DELETE and VALUES have rows")
+    error(ran and why or ok, 0)
   end
   return statement.iterate(lease, as, json, function(failure, early)
     local bad

@@ -191,7 +191,8 @@ end
 --- The main task: the chunks one after the other until one fails.
 local function main_task(run)
   run.main = coroutine.running()
-  run.watcher = core.watch_fd(host.signal_fd, function() on_signal(run) end)
+  run.watcher = core.watch_fd(host.signal_fd, function() on_signal(run) end,
+                              true)
   for _, chunk in ipairs(run.chunks) do
     local status = settle(run, xpcall(chunk, describe, table.unpack(run.args)))
     if status ~= 0 or is_stopping(run) then

@@ -73,6 +73,19 @@ function M.refuse(class, keyword, level)
 end
 
 
+--- Raises misuse unless sql is one statement that can be streamed.
+function M.check_stream(sql, level)
+  if type(sql) ~= "string" then
+    errors.misuse(level + 1, "rows: sql must be a string, got %s", type(sql))
+  end
+  local class, keyword, _, count = core.classify(sql)
+  if class == "plain" and count == 1 then return end
+  M.refuse(class, keyword, level + 1)
+  errors.misuse(level + 1,
+    "rows: only SELECT, INSERT, UPDATE, DELETE and VALUES have rows")
+end
+
+
 local function observe(self, sql, started, err)
   local on_query = self._on_query
   if on_query then on_query(sql, now_ms() - started, err) end

@@ -40,9 +40,17 @@ local task_mt = { __name = "mtenant.task", __index = task_methods }
 local unobserved = setmetatable({}, { __mode = "k" })
 
 
+-- a task that ended because it was cancelled did what it was asked to
+local function ended_as_asked(task)
+  local err = task.results[1]
+  return task.cancelled and errors.is(err) and err.code == "cancelled"
+end
+
+
 local function report(task)
   unobserved[task] = nil
-  if task.observed or task.ok then return end
+  if task.observed or task.ok or ended_as_asked(task) then return end
+  task.observed = true
   io.stderr:write("[mtenant] error in a task nobody awaited: ",
                   task.traceback or tostring(task.results[1]), "\n")
 end
@@ -398,6 +406,13 @@ function M.each(list, concurrency, fn)
 end
 
 
+-- no watcher is left but those that serve the program as a whole (signals)
+local function nothing_to_wait_for()
+  local stats = core.stats()
+  return stats.loop_watchers <= stats.background_watchers
+end
+
+
 --- Runs fn(...) as a task on the module's own loop until it ends; inside a
 -- task it just calls it.
 ---@return any ...  fn's values; raises its error
@@ -414,7 +429,7 @@ function M.run(fn, ...)
   while not main.done do
     core.run_once(true)
     if ready_n == 0 and not main.done and next(waiting) == nil
-      and core.stats().loop_watchers == 0 then
+      and nothing_to_wait_for() then
       error(errors.new("misuse", "every task waits for another one"), 2)
     end
   end

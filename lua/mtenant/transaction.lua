@@ -114,10 +114,10 @@ local function rows(self, sql, ...)
   end
   local stop = check("rows")
   if stop then error(stop, 0) end
+  statement.check_stream(sql, 2)
   local lease = self._lease
-  local ok, class, keyword = lease:stream(sql, unpack(params, 1, params.n))
-  if ok == nil then error(class, 0) end
-  if ok == false then statement.refuse(class, keyword, 2) end
+  local ok, why = lease:stream(sql, unpack(params, 1, params.n))
+  if not ok then error(why, 0) end
   self._streams = true
   return statement.iterate(lease, as, json, function()
     self._streams = false
@@ -140,12 +140,13 @@ local function expected(err)
 end
 
 
--- after fn: the error that ends the transaction, and whether to raise it
+-- after fn: whether it failed, the error (any value), and whether to raise it
 local function verdict(res)
-  if not res[1] then return res[2] or "nil", not expected(res[2]) end
-  if failed(res) then return res[3], false end
+  if not res[1] then return true, res[2], not expected(res[2]) end
+  if failed(res) then return true, res[3], false end
   local now = task.current()
-  return now and (now.cancelled or now.expired), false
+  local stop = now and (now.cancelled or now.expired)
+  return stop and true, stop, false
 end
 
 
@@ -189,8 +190,8 @@ end
 local function run(lease, tx, fn)
   local res = pack(pcall(fn, tx))
   tx._over = true
-  local err, raise = verdict(res)
-  if err then
+  local bad, err, raise = verdict(res)
+  if bad then
     if lease:held() then roll_back(lease) end
     return false, err, raise
   end
@@ -269,9 +270,9 @@ local function nested(self, opts, fn)
   self._inner = true
   local res = pack(pcall(fn, tx))
   self._inner, tx._over = nil, true
-  local raise
-  err, raise = verdict(res)
-  if err then
+  local bad, raise
+  bad, err, raise = verdict(res)
+  if bad then
     local now = task.current()
     if not (now.cancelled or now.expired) then
       await(lease:control("ROLLBACK TO SAVEPOINT " .. name))
@@ -280,7 +281,10 @@ local function nested(self, opts, fn)
     return nil, err
   end
   _, err = await(lease:control("RELEASE SAVEPOINT " .. name))
-  if err then return nil, err end
+  if err then -- a statement had failed, and fn did not say so
+    await(lease:control("ROLLBACK TO SAVEPOINT " .. name))
+    return nil, err
+  end
   return unpack(res, 2, res.n)
 end
 

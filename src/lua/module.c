@@ -332,6 +332,8 @@ static int stats(lua_State *L) {
   lua_setfield(L, -2, "leases");
   lua_pushinteger(L, rt->watchers);
   lua_setfield(L, -2, "fd_watchers");
+  lua_pushinteger(L, rt->background);
+  lua_setfield(L, -2, "background_watchers");
   lua_pushinteger(L, (lua_Integer)mt_reactor_live(rt->reactor));
   lua_setfield(L, -2, "loop_watchers");
   return 1;

@@ -101,6 +101,7 @@ struct mt_rt {
   bool closing;               /* the VM goes away: Lua is not called any more */
   bool owns_loop;
   int managers, leases, watchers; /* alive, for leak checks */
+  int background;                 /* of the watchers */
   const void *db_metatable;
 };
 

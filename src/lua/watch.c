@@ -1,6 +1,7 @@
 /*
- * watch_fd(fd, fn) -> watcher: calls fn on the loop while fd is readable, for
- * the runner's signal pipe and the like. The descriptor stays the caller's.
+ * watch_fd(fd, fn, background) -> watcher: calls fn on the loop while fd is
+ * readable, for the runner's signal pipe and the like. The descriptor stays
+ * the caller's. A background watcher is nothing that a task may wait for.
  */
 #include <string.h>
 
@@ -10,6 +11,7 @@ typedef struct watch {
   mt_io io;
   mt_rt *rt;
   int fn; /* registry reference */
+  bool background;
 } watch;
 
 static void on_ready(mt_io *io, unsigned ready) {
@@ -22,6 +24,7 @@ static void on_ready(mt_io *io, unsigned ready) {
 
 int mt_lua_watch_fd(lua_State *L) {
   int fd = (int)luaL_checkinteger(L, 1);
+  bool background = lua_toboolean(L, 3);
   watch *w;
   luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, 2);
@@ -33,7 +36,9 @@ int mt_lua_watch_fd(lua_State *L) {
   lua_pushvalue(L, 2);
   w->fn = luaL_ref(L, LUA_REGISTRYINDEX);
   w->io.cb = on_ready;
+  w->background = background;
   w->rt->watchers++;
+  w->rt->background += background;
   mt_io_set(w->rt->reactor, &w->io, fd, MT_READ);
   return 1;
 }
@@ -45,6 +50,7 @@ static int watch_close(lua_State *L) {
   luaL_unref(L, LUA_REGISTRYINDEX, w->fn);
   w->fn = LUA_NOREF;
   w->rt->watchers--;
+  w->rt->background -= w->background;
   return 0;
 }
 

@@ -1,5 +1,5 @@
 /*
- * mtenant-run: runs a Lua script as a task (docs/mtenant-run.md). main only
+ * mtenant-run: runs a Lua script as a task, any call of it may wait. main only
  * sorts out the process: options, signals, the server of --pg, the order of
  * the end. What a run does is in lua/mtenant/runner.lua.
  */

@@ -169,6 +169,13 @@ function M.in_task(fn, limit_ms)
 end
 
 
+--- Raises the error of `nil, err` as it is (the specs' assert does not).
+function M.must(value, err)
+  if value == nil and err ~= nil then error(err, 0) end
+  return value
+end
+
+
 -- ---- managers -------------------------------------------------------------------
 
 local function merge(into, from)
