@@ -49,6 +49,7 @@ function methods:exec(sql, opts)
   if type(sql) ~= "string" then
     misuse(2, "exec: sql must be a string, got %s", type(sql))
   end
+  if sql:find("\0", 1, true) then misuse(2, "sql: it has a NUL byte") end
   local stop = check("exec")
   if stop then return nil, stop end
   local class, keyword, lasting, count = core.classify(sql)

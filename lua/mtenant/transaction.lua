@@ -3,6 +3,7 @@
 -- function ends the transaction; what is left open is rolled back by the
 -- lease's release, which the core does without anybody waiting. Used by db.
 
+local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local schema = require "mtenant.schema"
 local statement = require "mtenant.statement"
@@ -86,6 +87,10 @@ local function exec(self, sql, opts)
   usable(self)
   if type(sql) ~= "string" then
     misuse(2, "exec: sql must be a string, got %s", type(sql))
+  end
+  local class, word = core.classify(sql)
+  if class == "control" and self._kind == "transaction" then
+    statement.refuse(class, word, 2)
   end
   local stop = check("exec")
   if stop then return nil, stop end
@@ -335,6 +340,36 @@ session_mt = {
 }
 
 
+-- The scope refused the connection before anything ran on it: another tenant's
+-- statement had changed the session behind our back.
+local DIRTY = { ["42602"] = true, ["26000"] = true }
+local CONNECTIONS_TRIED = 4
+
+
+-- a lease in the tenant's session scope, or nil and an error
+local function open_session(db)
+  local lease, err, _
+  for _ = 1, CONNECTIONS_TRIED do
+    lease, err = db:_acquire()
+    if not lease then return nil, err end
+    lease:session()
+    _, err = await(lease:ready())
+    if not err then return lease end
+    lease:release() -- a dirty connection is closed by that
+    if not DIRTY[err.sqlstate or ""] then break end
+  end
+  return nil, err
+end
+
+
+-- a lease on which BEGIN and the scope go ahead of the first statement
+local function open_transaction(db)
+  local lease, err = db:_acquire()
+  if lease then lease:begin("BEGIN") end
+  return lease, err
+end
+
+
 --- db:session. See db.lua.
 function M.session(db, fn)
   if type(fn) ~= "function" then
@@ -342,16 +377,12 @@ function M.session(db, fn)
   end
   local stop = check("session")
   if stop then return nil, stop end
-  local lease, err = db:_acquire()
+  local lease, err = open_session(db)
   if not lease then return nil, err end
-  lease:session()
   local handle = new_handle(session_mt, "session", db, lease)
-  local res, _
-  _, err = await(lease:ready())
-  if not err then res = pack(pcall(fn, handle)) end
+  local res = pack(pcall(fn, handle))
   handle._over = true
   lease:release()
-  if err then return nil, err end
   if not res[1] then
     if expected(res[2]) then return nil, res[2] end
     error(res[2], 0)
@@ -363,16 +394,12 @@ end
 --- One statement that needs a transaction of its own (DDL, DO, CALL), or a
 -- session; `as` and the rest as for a plain one.
 function M.single(db, class, sql, as, timeout_ms, json, ...)
-  local lease, err = db:_acquire()
-  if not lease then return nil, err end
   local in_transaction = class == "ddl" or class == "block"
-  if in_transaction then lease:begin("BEGIN") else lease:session() end
-  local result, slot, _
-  if not in_transaction then _, err = await(lease:ready()) end
-  if not err then
-    slot, err = lease:query(sql, as, timeout_ms, json, ...)
-    if slot then result, err = await(slot) end
-  end
+  local open = in_transaction and open_transaction or open_session
+  local lease, err = open(db)
+  if not lease then return nil, err end
+  local result
+  result, err = await(lease:query(sql, as, timeout_ms, json, ...))
   if not err and in_transaction then err = commit(lease) end
   lease:release()
   if err then return nil, err end
@@ -383,12 +410,12 @@ end
 --- Several statements by the simple protocol. What can't touch the session
 -- runs in a transaction, like the server would do; the rest on a session.
 function M.exec(db, sql, class, lasting, timeout_ms)
-  local lease, err = db:_acquire()
-  if not lease then return nil, err end
   local in_transaction = not lasting and (class == "plain" or class == "ddl")
-  if in_transaction then lease:begin("BEGIN") else lease:session() end
+  local open = in_transaction and open_transaction or open_session
+  local lease, err = open(db)
+  if not lease then return nil, err end
   local result, slot, keyword, _
-  _, err = await(lease:ready())
+  if in_transaction then _, err = await(lease:ready()) end
   if not err then
     slot, err, keyword = lease:exec(sql, timeout_ms)
     if slot == false then

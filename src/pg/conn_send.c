@@ -26,8 +26,7 @@ static bool send_begin(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
   return add_step(req, MT_STEP_BEGIN, send_text(c, req->begin)) &&
          add_step(req, MT_STEP_PATH, send_text(c, s->set_local)) &&
-         (!s->local_role ||
-          add_step(req, MT_STEP_ROLE, send_text(c, s->local_role)));
+         add_step(req, MT_STEP_ROLE, send_text(c, s->local_role));
 }
 
 static bool send_scope(mt_conn *c, mt_req *req) {

@@ -39,7 +39,10 @@ mt_scope *mt_scope_new(uint32_t id, const char *schema, const char *const *path,
   if (!s->schema || !s->path || !s->role) goto fail;
   s->set_local = mt_asprintf("SET LOCAL search_path = %s", s->path);
   if (!s->set_local) goto fail;
-  if (role) {
+  if (!role) { /* said aloud: a function may have left a role behind */
+    s->local_role = mt_strdup("SET LOCAL ROLE NONE");
+    if (!s->local_role) goto fail;
+  } else {
     quoted = mt_quote_ident(role, strlen(role));
     s->local_role = quoted ? mt_asprintf("SET LOCAL ROLE %s", quoted) : NULL;
     mt_free(quoted);

@@ -17,7 +17,7 @@ typedef struct mt_scope {
   char *path;       /* quoted search_path, ends in pg_temp */
   char *role;       /* bare name, or "none" for the login's own */
   char *set_local;  /* SET LOCAL search_path ... (one statement) */
-  char *local_role; /* SET LOCAL ROLE ..., NULL with role "none" */
+  char *local_role; /* SET LOCAL ROLE ..., NONE for the login's own */
 } mt_scope;
 
 /* `path` NULL-ended list of bare names, "$tenant" stands for the schema;

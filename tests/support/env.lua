@@ -48,7 +48,9 @@ end
 --- The server that the specs share. Nobody stops it.
 function M.server()
   if not state.shared then
-    state.shared = M.start({ conf = { max_connections = 60 } })
+    state.shared = M.start({ conf = {
+      max_connections = 60, deadlock_timeout = "50ms",
+    } })
   end
   return state.shared
 end
