@@ -12,7 +12,7 @@ local transaction = require "mtenant.transaction"
 
 
 local await, check = task.await, task.check
-local pack, unpack = task.pack, task.unpack
+local unpack = task.unpack
 local misuse = errors.misuse
 
 
@@ -90,24 +90,18 @@ end
 function methods:rows(sql, ...)
   local stop = check("rows")
   if stop then error(stop, 0) end
-  local as, json, params = statement.ROWS, false, pack(...)
-  if type(sql) == "table" then
-    as, json = statement.check_options(sql, 3)
-    local given = sql.params or {}
-    params = pack(unpack(given, 1, given.n or #given))
-    sql = sql.sql
-  end
-  statement.check_stream(sql, 2) -- before a connection is taken for it
-  local lease, err = self:_acquire()
+  -- before a connection is taken for it
+  local stream = statement.check_stream(self, sql, ...)
+  local lease, err = statement.wait_until(stream.until_ms, self._acquire, self)
   if not lease then error(err, 0) end
   lease:begin("BEGIN")
-  local ran, ok, why = pcall(lease.stream, lease, sql,
-                             unpack(params, 1, params.n))
+  local ran, ok, why = pcall(lease.stream, lease, stream.sql,
+                             unpack(stream.params, 1, stream.params.n))
   if not ran or not ok then
     lease:release()
     error(ran and why or ok, 0)
   end
-  return statement.iterate(lease, as, json, function(failure, early)
+  return statement.iterate(lease, stream, function(failure, early)
     local bad
     if not early and not failure then
       lease:stop_stream()

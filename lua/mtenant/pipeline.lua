@@ -33,9 +33,25 @@ local function settle(future, value, err)
 end
 
 
--- waits even when the caller is to stop: the core ends the operation itself
+-- ends what still runs: its answer, an error now, comes soon
+local function stop_future(future, reason)
+  if future.stopped then return end
+  future.stopped = true
+  if future.slot then
+    core.cancel(future.slot, reason.code == "timeout" and "timeout"
+      or "cancelled")
+  elseif future.task then
+    future.task:cancel(reason)
+  end
+end
+
+
+-- waits even when the caller is to stop: then the query is stopped as well
 local function join(future)
+  local now = task.current()
   while not future.done do
+    local reason = now.cancelled or now.expired
+    if reason then stop_future(future, reason) end
     task.suspend_always(function(resume)
       future.waiters = future.waiters or {}
       future.waiters[#future.waiters + 1] = resume
@@ -105,7 +121,7 @@ function pipe_methods:query(sql, ...)
     settle(future, nil, err)
   else
     local on = self.on
-    task.spawn(function()
+    future.task = task.spawn(function()
       settle(future, on:_start_other(err, sql, as, timeout_ms, json,
                                      unpack(params, 1, n)))
     end)
@@ -117,13 +133,8 @@ end
 local function finish(pipe)
   pipe.over = true
   local first
-  local now = task.current()
   for i = 1, #pipe.futures do
-    local future = pipe.futures[i]
-    if not future.done and future.slot and (now.cancelled or now.expired) then
-      core.cancel(future.slot, now.cancelled and "cancelled" or "timeout")
-    end
-    join(future)
+    join(pipe.futures[i])
     first = first or pipe.futures[i].err
   end
   return first

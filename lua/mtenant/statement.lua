@@ -73,16 +73,45 @@ function M.refuse(class, keyword, level)
 end
 
 
---- Raises misuse unless sql is one statement that can be streamed.
-function M.check_stream(sql, level)
+local function check_stream(sql, level)
   if type(sql) ~= "string" then
     errors.misuse(level + 1, "rows: sql must be a string, got %s", type(sql))
+  end
+  if sql:find("\0", 1, true) then
+    errors.misuse(level + 1, "sql: it has a NUL byte")
   end
   local class, keyword, _, count = core.classify(sql)
   if class == "plain" and count == 1 then return end
   M.refuse(class, keyword, level + 1)
   errors.misuse(level + 1,
     "rows: only SELECT, INSERT, UPDATE, DELETE and VALUES have rows")
+end
+
+
+--- What rows() was called with, checked; raises misuse.
+---@return table stream  sql, params, as, json, until_ms (nil: no limit)
+function M.check_stream(self, sql, ...)
+  local out = { sql = sql, as = ROWS, json = false, params = pack(...) }
+  local timeout_ms = self._timeout_ms
+  if type(sql) == "table" then
+    out.as, out.json = M.check_options(sql, 2)
+    local params = sql.params or {}
+    out.params = pack(unpack(params, 1, params.n or #params))
+    out.sql, timeout_ms = sql.sql, sql.timeout_ms or timeout_ms
+  end
+  check_stream(out.sql, 2)
+  if timeout_ms and timeout_ms > 0 then
+    out.until_ms = now_ms() + timeout_ms
+  end
+  return out
+end
+
+
+--- Calls fn(...), which waits, but not longer than until that time (nil: as
+-- long as it takes).
+function M.wait_until(until_ms, fn, ...)
+  if not until_ms then return fn(...) end
+  return task.with_deadline(math.max(until_ms - now_ms(), 0), fn, ...)
 end
 
 
@@ -227,9 +256,14 @@ function M.extend(own)
 end
 
 
+local function fetch(lease, stream)
+  return await(lease:fetch(stream.as, stream.json))
+end
+
+
 -- The iterator of db:rows and tx:rows over a lease that streams. `over(err)`
 -- runs once, however the loop ends.
-function M.iterate(lease, as, json, over)
+function M.iterate(lease, stream, over)
   local batch, i, ended = nil, 0, false
   local closer = setmetatable({}, { __close = function()
     if ended then return end
@@ -250,7 +284,7 @@ function M.iterate(lease, as, json, over)
     if row then return row end
     local stop = check("rows")
     if stop then return finish(stop) end
-    local rows, err = await(lease:fetch(as, json))
+    local rows, err = M.wait_until(stream.until_ms, fetch, lease, stream)
     if err then return finish(err) end
     if not rows then return finish(nil) end
     batch, i = rows, 1

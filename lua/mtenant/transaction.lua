@@ -98,9 +98,9 @@ local function exec(self, sql, opts)
   local _, err = await(lease:ready())
   if err then return nil, err end
   local timeout_ms = opts and opts.timeout_ms or self._timeout_ms
-  local slot, class, keyword = lease:exec(sql, timeout_ms)
-  if slot == nil then return nil, class end
-  if slot == false then statement.refuse(class, keyword, 2) end
+  local slot, why, keyword = lease:exec(sql, timeout_ms)
+  if slot == nil then return nil, why end
+  if slot == false then statement.refuse(why, keyword, 2) end
   local rows
   rows, err = await(slot)
   if err then return nil, err end
@@ -110,22 +110,19 @@ end
 
 local function rows(self, sql, ...)
   usable(self)
-  local as, json, params = statement.ROWS, false, pack(...)
-  if type(sql) == "table" then
-    as, json = statement.check_options(sql, 3)
-    local given = sql.params or {}
-    params = pack(unpack(given, 1, given.n or #given))
-    sql = sql.sql
-  end
   local stop = check("rows")
   if stop then error(stop, 0) end
-  statement.check_stream(sql, 2)
+  local stream = statement.check_stream(self, sql, ...)
   local lease = self._lease
-  local ok, why = lease:stream(sql, unpack(params, 1, params.n))
+  local ok, why = lease:stream(stream.sql,
+                               unpack(stream.params, 1, stream.params.n))
   if not ok then error(why, 0) end
   self._streams = true
-  return statement.iterate(lease, as, json, function()
+  return statement.iterate(lease, stream, function(err)
     self._streams = false
+    -- a loop that was left is drained; one that has to stop is cancelled,
+    -- and the transaction with it
+    if err then lease:cancel() end
     lease:stop_stream()
   end)
 end
@@ -348,13 +345,13 @@ local CONNECTIONS_TRIED = 4
 
 -- a lease in the tenant's session scope, or nil and an error
 local function open_session(db)
-  local lease, err, _
+  local lease, ok, err
   for _ = 1, CONNECTIONS_TRIED do
     lease, err = db:_acquire()
     if not lease then return nil, err end
     lease:session()
-    _, err = await(lease:ready())
-    if not err then return lease end
+    ok, err = await(lease:ready())
+    if ok then return lease end
     lease:release() -- a dirty connection is closed by that
     if not DIRTY[err.sqlstate or ""] then break end
   end

@@ -90,6 +90,14 @@ static bool refused(lua_State *L, const mt_sql *sql, bool in_tx) {
   return true;
 }
 
+/* As refused, for one statement with parameters. */
+static bool refused_as_query(lua_State *L, const mt_sql *sql) {
+  if (sql->info.cls > MT_SQL_PLAIN || sql->info.statements == 1)
+    return refused(L, sql, true);
+  lua_pushstring(L, sql->info.statements == 0 ? "empty" : "plain");
+  return true;
+}
+
 /* Makes the request of a statement on this lease; NULL: no memory. */
 static mt_req *make(mt_lease_ud *u, mt_sql *sql, unsigned flags,
                     const mt_params *p) {
@@ -118,7 +126,7 @@ static int query(lua_State *L) {
   mt_op *op;
   mt_lua_params(L, 6, &params);
   sql = check_sql(L, u->tenant->manager);
-  if (refused(L, sql, true)) {
+  if (refused_as_query(L, sql)) {
     lua_pushboolean(L, 0);
     lua_insert(L, -2);
     lua_pushstring(L, sql->info.control);
@@ -349,6 +357,12 @@ static int fetch(lua_State *L) {
 
 /* ---- end -------------------------------------------------------------------------------------- */
 
+/* cancel(): what runs on it, if it can be told apart */
+static int cancel(lua_State *L) {
+  lua_pushboolean(L, mt_lease_cancel(check_lease(L)->lease));
+  return 1;
+}
+
 static int taint(lua_State *L) {
   check_lease(L)->lease->tainted = true;
   return 0;
@@ -393,6 +407,7 @@ void mt_lua_lease_register(lua_State *L) {
                                      {"stream", stream},
                                      {"fetch", fetch},
                                      {"stop_stream", stop_stream},
+                                     {"cancel", cancel},
                                      {"taint", taint},
                                      {"pid", pid},
                                      {"release", release},

@@ -196,7 +196,7 @@ describe("db:session", function()
         end)
       end,
       function(db)
-        for row in db:rows("SELECT current_setting('search_path') AS p") do
+        for row in db:rows("SELECT current_setting('search_path') AS p") do -- luacheck: ignore 512
           return row.p
         end
       end,

@@ -368,6 +368,19 @@ describe("db:transaction", function()
       assert.is_nil(db:value("SELECT to_regclass('made')"))
     end))
 
+  it("takes one statement at a time, as db does", env.in_task(function()
+    local db = db_of("acme")
+    for _, method in ipairs({ "transaction", "session" }) do
+      for _, sql in ipairs({ "", "--", "SELECT 1; SELECT 2" }) do
+        local ok, err = pcall(db[method], db, function(on)
+          return on:query(sql)
+        end)
+        assert.is_false(ok)
+        assert.is_true(errors.is(err, "misuse"))
+      end
+    end
+  end))
+
   it("takes the connection back in order after a failed BEGIN", env.in_task(
     function()
       local db = db_of("acme", { connection = { max_connections = 1 } })
