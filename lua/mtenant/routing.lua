@@ -48,6 +48,18 @@ local function check_route(id, route)
 end
 
 
+-- C strings end at a NUL byte: what is behind it must not get lost.
+local function nul_error(id, route)
+  for _, key in ipairs({ "schema", "role", "url" }) do
+    if route[key] and route[key]:find("\0", 1, true) then
+      return errors.new("invalid_tenant_id", string.format(
+        'the %s of tenant "%s" contains a NUL byte', key, id),
+        { tenant_id = id })
+    end
+  end
+end
+
+
 -- fills in what the config knows; route, or nil and an error
 local function complete(isolation, id, route)
   local i = isolation
@@ -67,6 +79,8 @@ local function complete(isolation, id, route)
                                   i.role_template)
     if err then return nil, err end
   end
+  err = nul_error(id, out)
+  if err then return nil, err end
   return out
 end
 

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <libpq-fe.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -57,6 +58,12 @@ static void set_host(mt_host *h, const char *hosts, const char *addrs,
     h->hostaddr = mt_strdup(h->host);
 }
 
+static bool is_port(const char *s) {
+  char *end;
+  long n = strtol(s, &end, 10);
+  return *s >= '0' && *s <= '9' && *end == '\0' && n >= 1 && n <= 65535;
+}
+
 static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
                      const PQconninfoOption *env, mt_error **err) {
   const char *host = value_of(given, "host");
@@ -80,6 +87,10 @@ static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
   for (i = 0; i < n; i++) {
     set_host(&ep->hosts[i], host, addr, port, i);
     if (!ep->hosts[i].port) return mt_fail(err, mt_error_oom());
+    if (!is_port(ep->hosts[i].port))
+      return mt_fail(
+          err, mt_error_new(MT_E_MISUSE, "connection url: \"%.20s\" is no port",
+                            ep->hosts[i].port));
   }
   return MT_OK;
 }

@@ -83,5 +83,7 @@ const char *mt_schema_name_problem(const char *s, size_t len) {
     return "starts with the reserved prefix pg_";
   if (len == sizeof info - 1 && memcmp(s, info, len) == 0)
     return "is reserved (information_schema)";
+  /* in a search_path it stands for another name, even in quotes */
+  if (len == 5 && memcmp(s, "$user", 5) == 0) return "is reserved ($user)";
   return NULL;
 }

@@ -90,16 +90,16 @@ static mt_error *check_role(const mt_tenant *t, const char *role) {
 }
 
 /* Two live ids on one schema would share their data: refuse the second. */
-static mt_error *own(mt_tenant *t, const char *endpoint_key,
+static mt_error *own(mt_tenant *t, const mt_endpoint *ep,
                      const char *schema) {
   mt_manager *m = t->manager;
   mt_tenant *other;
   bool failed = false;
   if (t->shared) return NULL;
-  t->owner_key = mt_asprintf(
-      "%016llx/%s",
-      (unsigned long long)mt_hash64(endpoint_key, strlen(endpoint_key), 1),
-      schema);
+  /* how one connects, and as whom, makes no other database of it */
+  t->owner_key =
+      mt_asprintf("%s/%s/%s", ep->server, ep->dbname ? ep->dbname : ep->key,
+                  schema);
   if (!t->owner_key) return mt_error_oom();
   HASH_FIND(owner_hh, m->owners, t->owner_key, strlen(t->owner_key), other);
   if (other && strcmp(other->id, t->id) != 0) {
@@ -147,7 +147,7 @@ static mt_error *endpoint_for(mt_manager *m, const char *url,
 static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep) {
   static const char *const shared_path[] = {"public", NULL};
   mt_manager *m = t->manager;
-  mt_error *err = own(t, ep->key, route->schema);
+  mt_error *err = own(t, ep, route->schema);
   if (err) return err;
   t->scope =
       mt_scope_new(++m->next_scope, route->schema,
