@@ -427,7 +427,7 @@ function M.create(cfg)
     if manager then return CALLBACKS[kind](manager, ...) end
   end)
   if not handle then
-    if err.code == "misuse" then errors.misuse(3, "%s", err.message) end
+    if err.code == "misuse" then errors.misuse(2, "%s", err.message) end
     return nil, err
   end
   self._core = handle

@@ -90,16 +90,14 @@ static mt_error *check_role(const mt_tenant *t, const char *role) {
 }
 
 /* Two live ids on one schema would share their data: refuse the second. */
-static mt_error *own(mt_tenant *t, const mt_endpoint *ep,
-                     const char *schema) {
+static mt_error *own(mt_tenant *t, const mt_endpoint *ep, const char *schema) {
   mt_manager *m = t->manager;
   mt_tenant *other;
   bool failed = false;
   if (t->shared) return NULL;
   /* how one connects, and as whom, makes no other database of it */
-  t->owner_key =
-      mt_asprintf("%s/%s/%s", ep->server, ep->dbname ? ep->dbname : ep->key,
-                  schema);
+  t->owner_key = mt_asprintf("%s/%s/%s", ep->server,
+                             ep->dbname ? ep->dbname : ep->key, schema);
   if (!t->owner_key) return mt_error_oom();
   HASH_FIND(owner_hh, m->owners, t->owner_key, strlen(t->owner_key), other);
   if (other && strcmp(other->id, t->id) != 0) {
