@@ -47,10 +47,14 @@ static bool send_scope(mt_conn *c, mt_req *req) {
   return add_step(req, MT_STEP_SCOPE, sent);
 }
 
+/* Not by a name, which somebody's function may have deallocated: a
+ * transaction that has begun cannot go elsewhere as a plain statement does. */
+/* Unnamed: inside a transaction a missing name could not be made good. */
 static bool send_fence(mt_conn *c, mt_req *req) {
   const char *v[1] = {req->scope->fence ? req->scope->schema : NULL};
-  return add_step(req, MT_STEP_FENCE,
-                  PQsendQueryPrepared(c->pg, "mt_fence", 1, v, NULL, NULL, 0));
+  return add_step(
+      req, MT_STEP_FENCE,
+      PQsendQueryParams(c->pg, MT_FENCE_SQL, 1, NULL, v, NULL, NULL, 0));
 }
 
 static void on_deallocated(mt_req *req) { mt_req_free(req); }
@@ -215,8 +219,6 @@ void mt__conn_setup(mt_conn *c) {
       !add_step(
           req, MT_STEP_PREPARE,
           PQsendPrepare(c->pg, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4, NULL)) ||
-      !add_step(req, MT_STEP_PREPARE,
-                PQsendPrepare(c->pg, "mt_fence", MT_FENCE_SQL, 1, NULL)) ||
       !PQpipelineSync(c->pg)) {
     mt_conn_close(c, mt__conn_lost(c));
     return;

@@ -14,9 +14,10 @@ enum {
   MT_TOUCHED_BITS = 4096
 };
 
-#define MT_STALLED_MS 5.0 /* beyond the round trip: nothing queues behind it \
-                           */
-#define MT_SLOW_MS 20.0   /* ... and it may open connections beyond SOFT_MAX */
+#define MT_STALLED_MS                                                      \
+  5.0                   /* beyond the round trip: nothing queues behind it \
+                         */
+#define MT_SLOW_MS 20.0 /* ... and it may open connections beyond SOFT_MAX */
 #define MT_LEASE_WAIT_MS 100.0 /* a lease that waits longer opens another */
 #define MT_TICK_MS 20.0
 #define MT_MAINT_MS 1000.0
