@@ -106,7 +106,10 @@ local function on_retry(self, tenant_id, attempt, err, elapsed_ms, delay_ms)
     warn("on_retry", answer)
     return nil
   end
-  if type(answer) == "number" and answer ~= answer then return nil end
+  if type(answer) == "number" and not (answer >= 0 and answer < math.huge) then
+    warn("on_retry", "it returned a delay that is none: " .. answer)
+    return nil
+  end
   return answer
 end
 
@@ -216,7 +219,8 @@ local function connect(self, db)
     local now = task.current()
     return nil, now.cancelled or now.expired or err
   end
-  return self._over and nil or db, self._over and disposed() or nil
+  if self._over then return nil, disposed() end
+  return db
 end
 
 

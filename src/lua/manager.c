@@ -236,8 +236,12 @@ int mt_lua_manager_new(lua_State *L) {
 
 /* ---- methods -------------------------------------------------------------------------------------- */
 
+/* Finalizers run in any order: what one of them still reaches may have had
+ * its own. */
 static mt_manager_ud *check(lua_State *L) {
-  return luaL_checkudata(L, 1, MT_LUA_MANAGER);
+  mt_manager_ud *u = luaL_checkudata(L, 1, MT_LUA_MANAGER);
+  if (!u->m) mt_lua_misuse(L, "this manager has been collected");
+  return u;
 }
 
 static int tenant(lua_State *L) {
@@ -348,15 +352,19 @@ static void on_disposed(void *data) { mt_op_finish(data, NULL); }
 
 /* dispose(timeout_ms or nil) -> slot */
 static int dispose(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = luaL_checkudata(L, 1, MT_LUA_MANAGER);
   double timeout = luaL_optnumber(L, 2, 0);
   mt_op *op = mt_op_new(L, MT_OP_DISPOSE);
-  mt_manager_dispose(u->m, timeout, on_disposed, op);
+  if (u->m)
+    mt_manager_dispose(u->m, timeout, on_disposed, op);
+  else
+    mt_op_finish(op, NULL);
   return mt_op_push_slot(L, op);
 }
 
 static int disposed(lua_State *L) {
-  lua_pushboolean(L, mt_manager_disposed(check(L)->m));
+  mt_manager_ud *u = luaL_checkudata(L, 1, MT_LUA_MANAGER);
+  lua_pushboolean(L, !u->m || mt_manager_disposed(u->m));
   return 1;
 }
 
@@ -383,7 +391,7 @@ static int stats(lua_State *L) {
 }
 
 static int manager_gc(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = luaL_checkudata(L, 1, MT_LUA_MANAGER);
   if (!u->m) return 0;
   luaL_unref(L, LUA_REGISTRYINDEX, u->callbacks);
   u->callbacks = LUA_NOREF;

@@ -7,6 +7,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <netdb.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -174,6 +175,27 @@ static mt_error *connect_failure(mt_conn *c, hint seen) {
   return mt__connect_error(MT_E_PROTOCOL, false, text);
 }
 
+/* The same for TCP, where the kernel refuses at once: no route, say. */
+static int tcp_errno(mt_conn *c) {
+  struct addrinfo hints = {.ai_socktype = SOCK_STREAM,
+                           .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+  struct addrinfo *ai;
+  const char *port = c->endpoint->hosts[c->host].port;
+  int fd, err = 0;
+  if (getaddrinfo(c->addrs[c->addr], port, &hints, &ai) != 0) return 0;
+  fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0 || connect(fd, ai->ai_addr, ai->ai_addrlen) < 0) err = errno;
+  if (fd >= 0) close(fd);
+  freeaddrinfo(ai);
+  return err == EINPROGRESS ? 0 : err;
+}
+
+static mt_error *start_failure(mt_conn *c) {
+  bool is_unix = c->endpoint->hosts[c->host].is_unix;
+  int errnum = is_unix ? 0 : tcp_errno(c);
+  return errnum ? errno_error(c, errnum) : connect_failure(c, HINT_NONE);
+}
+
 /* ---- connect ----------------------------------------------------------------- */
 
 static bool is_final(const mt_error *e) {
@@ -254,7 +276,7 @@ static void try_addr(mt_conn *c) {
   PQsetErrorVerbosity(c->pg, PQERRORS_VERBOSE);
   PQsetNoticeReceiver(c->pg, on_notice, NULL);
   if (PQstatus(c->pg) == CONNECTION_BAD)
-    address_failed(c, connect_failure(c, HINT_NONE));
+    address_failed(c, start_failure(c));
   else
     mt_io_set(c->reactor, &c->io, PQsocket(c->pg), MT_WRITE);
 }
@@ -301,7 +323,7 @@ static void opened(mt_conn *c) {
   mt_timer_del(&c->timer);
   drop_connecting(c);
   set_state(c, MT_CONN_OPEN);
-  c->opened_at = mt_reactor_now(c->reactor);
+  c->opened_at = c->progress_at = mt_reactor_now(c->reactor);
   mt__conn_setup(c);
   if (c->state == MT_CONN_OPEN) c->cbs->on_open(c);
 }

@@ -12,6 +12,8 @@
 
 enum { MAX_STREAM_ROWS = 512 };
 
+#define SHUTDOWN_MS 50.0 /* from SIGTERM to an idle backend's last words */
+
 /* ---- errors ----------------------------------------------------------------- */
 mt_error *mt__conn_lost(mt_conn *c) {
   const char *text = PQerrorMessage(c->pg);
@@ -149,6 +151,16 @@ static void check_commit(mt_req *req) {
                                      "transaction had failed"));
 }
 
+/* A statement that nobody waits for runs on while others share its connection,
+ * since a cancel might hit them; once it is alone it can go. */
+static void cancel_abandoned(mt_conn *c) {
+  const mt_req *head;
+  if (c->state != MT_CONN_OPEN || c->inflight.len != 1) return;
+  head = mt_container(c->inflight.head, mt_req, node);
+  if (head->detached && !(head->flags & (MT_REQ_STREAM | MT_REQ_COMMIT)))
+    mt_conn_cancel(c, false);
+}
+
 /* The unit's Sync (or the simple query's end) has come. */
 static void finish(mt_conn *c, mt_req *req) {
   mt_list_remove(&c->inflight, &req->node);
@@ -165,6 +177,7 @@ static void finish(mt_conn *c, mt_req *req) {
   }
   req->state = MT_REQ_DONE;
   req->on_done(req);
+  cancel_abandoned(c);
   if (c->state == MT_CONN_OPEN) c->cbs->on_progress(c);
 }
 
@@ -229,7 +242,8 @@ static bool step_ended(mt_conn *c, mt_req *req) {
     finish(c, req);
     return true;
   }
-  if (++req->step > req->nsteps) {
+  /* an error at the Sync itself, of a deferred constraint, ends like a step */
+  if (++req->step > req->nsteps + (req->err != NULL)) {
     unexpected(c, "end of results");
     return false;
   }
@@ -318,12 +332,21 @@ static mt_error *loss_for(mt_conn *c, const mt_req *req, bool head) {
   return e;
 }
 
+/* A backend that was told to go ran nothing behind its head, and not the head
+ * either if it had been idle until just now: that may run elsewhere. A head
+ * that ran for longer may be what an administrator wanted to stop. */
+static bool never_ran(const mt_conn *c, const mt_req *req, bool head) {
+  if (!c->fatal || req->answered) return false;
+  return !head || (req->err && strncmp(req->err->sqlstate, "57P0", 4) == 0 &&
+                   mt_reactor_now(c->reactor) - req->sent_at < SHUTDOWN_MS);
+}
+
 static void fail_list(mt_conn *c, mt_list *list, bool sent) {
   bool head = sent;
   mt_node *n;
   while ((n = mt_list_pop(list))) {
     mt_req *req = mt_container(n, mt_req, node);
-    if (!sent) req->not_run = true;
+    if (!sent || never_ran(c, req, head)) req->not_run = true;
     mt_req_set_error(req, loss_for(c, req, head));
     head = false;
     req->state = MT_REQ_DONE;

@@ -49,7 +49,6 @@ static bool send_scope(mt_conn *c, mt_req *req) {
 
 /* Not by a name, which somebody's function may have deallocated: a
  * transaction that has begun cannot go elsewhere as a plain statement does. */
-/* Unnamed: inside a transaction a missing name could not be made good. */
 static bool send_fence(mt_conn *c, mt_req *req) {
   const char *v[1] = {req->scope->fence ? req->scope->schema : NULL};
   return add_step(
@@ -123,7 +122,8 @@ static void send_req(mt_conn *c, mt_req *req) {
                                   : send_unit(c, req, &evicted);
   if (!ok) {
     req->not_run = req->nsteps == 0;
-    mt_conn_close(c, mt__conn_lost(c));
+    /* with the socket gone, the server's last words are still to be read */
+    if (PQstatus(c->pg) != CONNECTION_BAD) mt_conn_close(c, mt__conn_lost(c));
     return;
   }
   if (req->flags & MT_REQ_STREAM && req->nsteps == 1) PQsetSingleRowMode(c->pg);
@@ -169,8 +169,9 @@ void mt__conn_update_io(mt_conn *c) {
   int fd;
   if (c->state != MT_CONN_OPEN) return;
   fd = PQsocket(c->pg);
-  if (fd < 0) {
+  if (fd < 0) { /* libpq has closed it: no event will come */
     mt_io_del(&c->io, true);
+    if (!c->paused) mt_defer_add(c->reactor, &c->processing, MT_DEFER_FLUSH);
     return;
   }
   mt_io_set(c->reactor, &c->io, fd,

@@ -26,19 +26,23 @@ static int count_items(const char *list) {
   return n;
 }
 
-/* The i-th item of a comma list, or the only one; NULL: empty or absent. */
-static char *item(const char *list, int i) {
+/* The i-th item of a comma list, or the only one; NULL: empty or absent.
+ * False when memory is short. */
+static bool item(char **out, const char *list, int i) {
   const char *end;
-  if (!list) return NULL;
+  *out = NULL;
+  if (!list) return true;
   if (count_items(list) == 1) i = 0;
   while (i-- > 0) {
     list = strchr(list, ',');
-    if (!list) return NULL;
+    if (!list) return true;
     list++;
   }
   end = strchr(list, ',');
   if (!end) end = list + strlen(list);
-  return end == list ? NULL : mt_strndup(list, (size_t)(end - list));
+  if (end == list) return true;
+  *out = mt_strndup(list, (size_t)(end - list));
+  return *out != NULL;
 }
 
 static bool is_numeric(const char *s) {
@@ -46,22 +50,30 @@ static bool is_numeric(const char *s) {
   return inet_pton(AF_INET, s, buf) == 1 || inet_pton(AF_INET6, s, buf) == 1;
 }
 
-static void set_host(mt_host *h, const char *hosts, const char *addrs,
+static bool set_host(mt_host *h, const char *hosts, const char *addrs,
                      const char *ports, int i) {
-  h->host = item(hosts, i);
-  h->hostaddr = item(addrs, i);
-  h->port = item(ports, i);
-  if (!h->port) h->port = mt_strdup("5432");
+  if (!item(&h->host, hosts, i) || !item(&h->hostaddr, addrs, i) ||
+      !item(&h->port, ports, i))
+    return false;
+  if (!h->port && !(h->port = mt_strdup("5432"))) return false;
   h->is_unix =
       !h->hostaddr && (!h->host || h->host[0] == '/' || h->host[0] == '@');
-  if (h->host && !h->is_unix && !h->hostaddr && is_numeric(h->host))
-    h->hostaddr = mt_strdup(h->host);
+  if (!h->host || h->is_unix || h->hostaddr || !is_numeric(h->host))
+    return true;
+  h->hostaddr = mt_strdup(h->host);
+  return h->hostaddr != NULL;
 }
 
 static bool is_port(const char *s) {
   char *end;
   long n = strtol(s, &end, 10);
   return *s >= '0' && *s <= '9' && *end == '\0' && n >= 1 && n <= 65535;
+}
+
+/* Says what is wrong, never with what: a URL that is split in the wrong place
+ * has its password anywhere. */
+static int malformed(mt_error **err, const char *why) {
+  return mt_fail(err, mt_error_new(MT_E_MISUSE, "connection url: %s", why));
 }
 
 static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
@@ -85,12 +97,13 @@ static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
   if (!ep->hosts) return mt_fail(err, mt_error_oom());
   ep->nhosts = n;
   for (i = 0; i < n; i++) {
-    set_host(&ep->hosts[i], host, addr, port, i);
-    if (!ep->hosts[i].port) return mt_fail(err, mt_error_oom());
-    if (!is_port(ep->hosts[i].port))
-      return mt_fail(
-          err, mt_error_new(MT_E_MISUSE, "connection url: \"%.20s\" is no port",
-                            ep->hosts[i].port));
+    const mt_host *h = &ep->hosts[i];
+    if (!set_host(&ep->hosts[i], host, addr, port, i))
+      return mt_fail(err, mt_error_oom());
+    if (!is_port(h->port))
+      return malformed(err, "a port is no number from 1 to 65535");
+    if (!h->is_unix && h->host && strchr(h->host, '@'))
+      return malformed(err, "there is an \"@\" in a host (%40 in passwords)");
   }
   return MT_OK;
 }
@@ -145,12 +158,45 @@ static int set_names(mt_endpoint *ep, mt_error **err) {
   return ep->key && ep->server ? MT_OK : mt_fail(err, mt_error_oom());
 }
 
-/* libpq's message may repeat the URL, password and all: keep the cause only. */
+/* Is the quote at p one of libpq's own, around a sign of the syntax? */
+static bool is_sign(const char *text, const char *p) {
+  static const char *const before[] = {"missing ",   "separator ", "matching ",
+                                       "character ", "(expected ", " or "};
+  size_t i, n;
+  if (!p[1] || p[2] != '"') return false;
+  for (i = 0; i < sizeof before / sizeof *before; i++) {
+    n = strlen(before[i]);
+    if ((size_t)(p - text) >= n && memcmp(p - n, before[i], n) == 0)
+      return true;
+  }
+  return false;
+}
+
+/* How much of libpq's message may be shown: it quotes what it does not
+ * understand, which may be a part of the password, and translated it does so
+ * in other quotes. Only the name of an option is shown, where it can't be
+ * that. */
+static size_t safe_length(const char *text, const char *url) {
+  const char *option = strstr(text, "invalid URI query parameter");
+  const char *p = text;
+  if (!option) option = strstr(text, "invalid connection option");
+  if (option && !strchr(url, '@') && !strstr(url, "password"))
+    return strcspn(text, "\n");
+  for (; *p && *p != '\n' && (unsigned char)*p < 0x80; p++) {
+    if (*p != '"') continue;
+    if (!is_sign(text, p)) break;
+    p += 2;
+  }
+  return (size_t)(p - text);
+}
+
 static int parse_error(const char *url, char *text, mt_error **err) {
-  mt_error *e;
-  const char *why = text ? text : "out of memory";
-  if (text && (strstr(text, url) || strchr(text, '@'))) why = "it is malformed";
-  e = mt_error_new(MT_E_MISUSE, "connection url is not valid: %s", why);
+  size_t len = text ? safe_length(text, url) : 0;
+  mt_error *e =
+      text ? mt_error_new(MT_E_MISUSE, "connection url is not valid: %.*s%s",
+                          (int)len, text,
+                          text[len] && text[len] != '\n' ? "..." : "")
+           : mt_error_oom();
   if (text) PQfreemem(text);
   return mt_fail(err, e);
 }

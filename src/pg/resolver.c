@@ -25,6 +25,7 @@ typedef struct resolver {
   mt_reactor *reactor;
   ares_channel channel;
   mt_timer timer;
+  int waiting; /* lookups that somebody waits for */
   struct rsock sockets[MAX_SOCKETS];
 } resolver;
 
@@ -145,6 +146,7 @@ static void on_answer(void *data, int status, int timeouts,
   if (info && status == ARES_SUCCESS) fill(l, info);
   if (info) ares_freeaddrinfo(info);
   l->answered = true;
+  if (l->fn) ((resolver *)l->reactor->resolver)->waiting--;
   if (!l->fn) { /* cancelled, or the channel is going away */
     if (!mt_node_linked(&l->defer.node)) lookup_free(l);
     return;
@@ -174,12 +176,21 @@ int mt_resolve(mt_reactor *r, const char *host, mt_lookup_fn fn, void *data,
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   *out = l;
+  rs->waiting++;
   ares_getaddrinfo(rs->channel, host, NULL, &hints, on_answer, l);
   arm(rs);
   return MT_OK;
 }
 
+/* c-ares can only forget all questions at once; it does as soon as nobody
+ * waits, so that none keeps a host's loop running for seconds. */
 void mt_lookup_cancel(mt_lookup *l) {
+  resolver *rs = l->reactor->resolver;
   l->fn = NULL;
-  if (l->answered) lookup_free(l);
+  if (l->answered) {
+    lookup_free(l);
+  } else if (--rs->waiting == 0) {
+    ares_cancel(rs->channel);
+    arm(rs);
+  }
 }

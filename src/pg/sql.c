@@ -7,11 +7,6 @@
 
 #include "base/alloc.h"
 
-#undef uthash_malloc
-#undef uthash_free
-#define uthash_malloc(sz) mt_malloc(sz)
-#define uthash_free(ptr, sz) mt_free(ptr)
-
 struct mt_sql_table {
   mt_sql *texts;
   mt_list lru; /* head: oldest */

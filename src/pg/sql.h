@@ -7,8 +7,8 @@
 #define MT_PG_SQL_H
 
 #include <stdint.h>
-#include <uthash.h>
 
+#include "base/hash.h"
 #include "base/list.h"
 #include "pg/classify.h"
 

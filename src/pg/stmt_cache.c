@@ -7,12 +7,6 @@
 #include "base/alloc.h"
 #include "base/rand.h"
 
-#undef uthash_malloc
-#undef uthash_free
-#undef uthash_nonfatal_oom
-#define uthash_malloc(sz) mt_malloc(sz)
-#define uthash_free(ptr, sz) mt_free(ptr)
-
 enum { SEEN = 1024 };
 
 void mt_stmt_cache_init(mt_stmt_cache *c, int cap) {
@@ -51,6 +45,7 @@ static bool seen_before(mt_stmt_cache *c, uint64_t key) {
 
 static bool add(mt_stmt_cache *c, mt_stmt *s) {
   bool failed = false;
+#undef uthash_nonfatal_oom
 #define uthash_nonfatal_oom(obj) failed = true
   HASH_ADD(hh, c->table, key, sizeof s->key, s);
   return !failed;

@@ -7,8 +7,8 @@
 #define MT_PG_STMT_CACHE_H
 
 #include <stdint.h>
-#include <uthash.h>
 
+#include "base/hash.h"
 #include "base/list.h"
 
 typedef struct mt_stmt {

@@ -59,17 +59,19 @@ static mt_slot *reserved_for(mt_pool *p, const mt_lease *l) {
 
 /* True if the lease is held now. Otherwise a slot may be draining for it. */
 static bool grant(mt_pool *p, mt_lease *l) {
-  mt_slot *s = reserved_for(p, l);
-  if (s && (!mt_conn_quiet(s->conn) || s->retiring || s->conn->retire)) {
-    if (!s->retiring && !s->conn->retire) return false;
-    s->reserved = NULL;
-    s = NULL;
-  }
-  if (!s) s = idle_slot(p);
-  if (s) {
+  mt_slot *s = reserved_for(p, l), *idle;
+  bool going = s && (s->retiring || s->conn->retire);
+  if (s && !going && mt_conn_quiet(s->conn)) {
     hold(l, s);
     return true;
   }
+  idle = idle_slot(p); /* sooner than what still drains */
+  if (s && (idle || going)) s->reserved = NULL;
+  if (idle) {
+    hold(l, idle);
+    return true;
+  }
+  if (s && !going) return false;
   s = slot_to_reserve(p);
   if (s) s->reserved = l;
   return false;

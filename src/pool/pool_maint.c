@@ -38,12 +38,22 @@ static void expire_leases(mt_pool *p, mt_list *list, double now) {
   }
 }
 
+/* A pool without connections waits for its own connect, which decides, or for
+ * room in the budget that others have taken. */
+static bool server_answers(const mt_pool *p) {
+  const mt_node *n;
+  if (p->stats.open > 0 || p->connecting > 0) return p->stats.open > 0;
+  for (n = p->server->pools.head; n; n = n->next)
+    if (mt_container(n, mt_pool, node)->stats.open > 0) return true;
+  return false;
+}
+
 /* Runs while the server answers; while it does not, connect errors decide. */
 static void expire(mt_pool *p) {
   double now = mt_reactor_now(p->reactor);
   mt_list shares = {0};
   mt_node *n;
-  if (p->stats.open == 0) return;
+  if (!server_answers(p)) return;
   mt_list_take(&shares, &p->waiting);
   while ((n = mt_list_pop(&shares))) {
     mt_share *s = mt_container(n, mt_share, waiting);

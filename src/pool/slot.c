@@ -16,7 +16,10 @@ bool mt__slot_idle(const mt_slot *s) {
 }
 
 bool mt__slot_stalled(const mt_slot *s, double now, double ms) {
-  return mt_conn_head_ms(s->conn, now) > ms + 2 * s->conn->rtt_ms;
+  const mt_conn *c = s->conn;
+  /* nobody knows yet how far away it is: the first unit may take its time */
+  double limit = c->rtt_ms > 0 ? ms + 2 * c->rtt_ms : MT_LEASE_WAIT_MS;
+  return mt_conn_head_ms(c, now) > limit;
 }
 
 void mt__slot_close(mt_slot *s) {
@@ -172,7 +175,8 @@ static load measure(mt_pool *p, double now) {
   mt_node *n;
   for (n = p->slots.head; n; n = n->next) {
     mt_slot *s = mt_container(n, mt_slot, node);
-    l.reserved += s->reserved != NULL;
+    /* one that drains behind a slow statement is not on its way */
+    l.reserved += s->reserved && !mt__slot_stalled(s, now, MT_SLOW_MS);
     if (!s->open || s->retiring || s->lease || s->reserved) continue;
     l.usable++;
     l.loaded += mt_conn_depth(s->conn) >= MT_DEPTH_GROW;

@@ -11,8 +11,7 @@
 #ifndef MT_TENANT_TENANT_H
 #define MT_TENANT_TENANT_H
 
-#include <uthash.h>
-
+#include "base/hash.h"
 #include "base/rand.h"
 #include "pool/pool.h"
 

@@ -29,6 +29,7 @@ if not state then
     pg = require "tests.support.pg",
     servers = {},   -- to be checked for connections, by server
     observers = {}, -- by server
+    silent = {},    -- these answer no questions
     known = {},     -- leaks that were reported once
   }
   registry[KEY] = state
@@ -67,9 +68,31 @@ end
 
 --- Ends a server that `start` made.
 function M.close(server)
+  if state.silent[server] then M.signal(server, "CONT") end
   close_observer(server)
-  state.servers[server] = nil
+  state.servers[server], state.silent[server] = nil, nil
   server:close()
+end
+
+
+--- Sends a signal to the postmaster of a server, or to one backend.
+function M.signal(server, name, pid)
+  if not pid then
+    local file = assert(io.open(server.dir .. "/data/postmaster.pid"))
+    pid = file:read("n")
+    file:close()
+  end
+  assert(os.execute(("kill -%s %d"):format(name, pid)))
+end
+
+
+--- A server that takes TCP connections (the kernel does) and never says a
+--- word, until it gets SIGCONT.
+function M.silent_server()
+  local server = M.start({ tcp = true })
+  M.signal(server, "STOP")
+  state.silent[server] = true
+  return server
 end
 
 
@@ -81,8 +104,9 @@ local function open_observer(server)
   os.remove(fifo)
   assert(os.execute("mkfifo '" .. fifo .. "'"))
   local mark = server.url:find("?", 1, true) and "&" or "?"
-  local input = assert(io.popen(("psql -XAtq '%s%sapplication_name=observer' >%s 2>&1"):format(
-    server.url, mark, fifo), "w"))
+  local input = assert(io.popen(
+    ("psql -XAtq '%s%sapplication_name=observer' >%s 2>&1"):format(
+      server.url, mark, fifo), "w"))
   local output = assert(io.open(fifo, "r"))
   os.remove(fifo)
   input:setvbuf("full")
@@ -99,6 +123,7 @@ local function ask(server, sql)
   for line in observer.output:lines() do
     if line == "end-of-answer" then return table.concat(lines, "\n") end
     lines[#lines + 1] = line
+    if line:find("server closed the connection", 1, true) then break end
   end
   close_observer(server)
   return nil, table.concat(lines, " ")
@@ -171,10 +196,40 @@ function M.in_task(fn, limit_ms)
 end
 
 
+--- The largest number of our backends that was seen while fn ran.
+function M.peak_while(fn, server)
+  local over, peak = false, 0
+  local watcher = mtenant.spawn(function()
+    while not over do
+      peak = math.max(peak, M.count("true", server))
+      mtenant.sleep(2)
+    end
+  end)
+  fn()
+  over = true
+  watcher:await()
+  return peak
+end
+
+
 --- Raises the error of `nil, err` as it is (the specs' assert does not).
 function M.must(value, err)
   if value == nil and err ~= nil then error(err, 0) end
   return value
+end
+
+
+--- What the library says on stderr while fn runs.
+function M.stderr_of(fn, ...)
+  local said, real = {}, io.stderr
+  io.stderr = { write = function(self, ...) -- luacheck: ignore 122
+    for i = 1, select("#", ...) do said[#said + 1] = tostring((select(i, ...))) end
+    return self
+  end }
+  local ok, err = pcall(fn, ...)
+  io.stderr = real -- luacheck: ignore 122
+  if not ok then error(err, 0) end
+  return table.concat(said)
 end
 
 
@@ -216,8 +271,9 @@ end
 function M.tenants(ids, server)
   local text = {}
   for _, id in ipairs(ids) do
-    text[#text + 1] = ('SET client_min_messages = error; DROP SCHEMA IF EXISTS "t_%s" CASCADE; '
-      .. 'CREATE SCHEMA "t_%s";'):format(id, id)
+    text[#text + 1] = ('SET client_min_messages = error;'
+      .. 'DROP SCHEMA IF EXISTS "t_%s" CASCADE; CREATE SCHEMA "t_%s";')
+      :format(id, id)
   end
   M.sql(table.concat(text, "\n"), server)
 end
@@ -273,7 +329,8 @@ function M.assert_nothing_left()
   collectgarbage()
   local left = not wait_until(quiet, 3000) and describe()
   for server in pairs(state.servers) do
-    if not wait_until(function() return no_backend(server) end, 3000) then
+    local function gone() return no_backend(server) end
+    if not state.silent[server] and not wait_until(gone, 3000) then
       error("the server still has a connection of ours: "
         .. M.sql("SELECT pid, state, query FROM pg_stat_activity WHERE "
         .. "application_name = '" .. M.APPLICATION .. "'", server), 0)

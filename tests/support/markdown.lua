@@ -69,7 +69,6 @@ function M.parse(text)
     number = number + 1
     local marks, info = line:match("^%s*(```+)%s*(.-)%s*$")
     if block and marks and info == "" and #marks >= #fence then
-      block.text = table.concat(block.lines, "\n") .. "\n"
       block = nil
     elseif block then
       block.lines[#block.lines + 1] = line
@@ -87,6 +86,9 @@ function M.parse(text)
       add_links(page, line, number)
       add_row(page, line, number)
     end
+  end
+  for _, one in ipairs(page.blocks) do
+    one.text = table.concat(one.lines, "\n") .. "\n"
   end
   page.unclosed = block and block.line - 1 or nil
   return page

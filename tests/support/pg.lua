@@ -118,7 +118,8 @@ end
 
 --- Starts a server of its own. Options: `tcp = true` (its URLs then name
 -- 127.0.0.1 and a free port, else the unix socket), `conf` (settings by name),
--- `hba` (the text of pg_hba.conf; the superuser must be let in locally).
+-- `hba` (the text of pg_hba.conf; the superuser must be let in locally), `env`
+-- (the environment of its first start).
 function M.start(opts)
   opts = opts or {}
   local words = { "create", (get_root()), opts.tcp and "tcp=true" or nil }
@@ -126,6 +127,9 @@ function M.start(opts)
     words[#words + 1] = name .. "=" .. tostring(value)
   end
   local env = opts.hba and "MT_PG_HBA=" .. quote(opts.hba) .. " " or ""
+  for name, value in pairs(opts.env or {}) do
+    env = env .. name .. "=" .. quote(value) .. " "
+  end
   local out, err = capture(env .. command_line(words))
   if not out then
     error("no test server: " .. err, 2)

@@ -12,22 +12,6 @@ local function many(n, value)
 end
 
 
--- the largest number of our backends that anybody saw while fn ran
-local function peak_while(fn)
-  local over, peak = false, 0
-  local watcher = mtenant.spawn(function()
-    while not over do
-      peak = math.max(peak, env.count())
-      mtenant.sleep(2)
-    end
-  end)
-  fn()
-  over = true
-  watcher:await()
-  return peak
-end
-
-
 describe("a pool", function()
   setup(function() env.tenants({ "acme", "globex", "initech" }) end)
   after_each(env.assert_nothing_left)
@@ -41,7 +25,7 @@ describe("a pool", function()
     for i, id in ipairs({ "acme", "globex", "initech" }) do
       dbs[i] = assert(manager:get_db(id))
     end
-    local peak = peak_while(function()
+    local peak = env.peak_while(function()
       local _, errs = mtenant.each(many(200), 200, function(i)
         local db = dbs[i % 3 + 1]
         local kind = i % 5
@@ -209,7 +193,8 @@ describe("waiting for a connection", function()
 
   it("is limited in length by max_waiting", env.in_task(function()
     local manager = env.manager({ connection = {
-      max_connections = 1, pool = { max_waiting = 5, acquire_timeout_ms = 10000 },
+      max_connections = 1,
+      pool = { max = 1, max_waiting = 5, acquire_timeout_ms = 10000 },
     } })
     local globex = assert(manager:get_db("globex"))
     local waiting = {}
@@ -217,7 +202,7 @@ describe("waiting for a connection", function()
       for _ = 1, 5 do
         waiting[#waiting + 1] = mtenant.spawn(globex.value, globex, "SELECT 1")
       end
-      for _ = 1, 5 do
+      for _ = 1, 6 do -- the first is next in line, the others queue
         waiting[#waiting + 1] = mtenant.spawn(globex.transaction, globex,
           function(tx) return tx:value("SELECT 1") end)
       end
@@ -371,7 +356,7 @@ describe("a connection", function()
       connection = { max_connections = 3, pool = { acquire_timeout_ms = 20000 } },
       isolation = { mode = "dedicated" },
     })
-    local peak = peak_while(function()
+    local peak = env.peak_while(function()
       for _ = 1, 2 do
         local _, errs = mtenant.each(ids, 12, function(id)
           local schema = env.must(assert(manager:get_db(id)):value(

@@ -1,0 +1,29 @@
+/* Running a reactor in tests. See loop.h. */
+#include "support/loop.h"
+
+#define TURN_MS 5.0
+
+mt_reactor *mt_test_reactor(void) {
+  mt_reactor *r = NULL;
+  assert_int_equal(mt_reactor_ev_new(NULL, &r), MT_OK);
+  return r;
+}
+
+void mt_test_reactor_end(mt_reactor *r) {
+  assert_int_equal(mt_reactor_live(r), 0);
+  mt_reactor_free(r);
+}
+
+static void on_guard(mt_timer *t) { (void)t; }
+
+void mt_test_turn(mt_reactor *r) {
+  mt_timer guard = {.cb = on_guard};
+  mt_timer_set(r, &guard, TURN_MS);
+  mt_reactor_run_once(r, true);
+  mt_timer_del(&guard);
+}
+
+void mt_test_run_for(mt_reactor *r, double ms) {
+  double end = mt_reactor_now(r) + ms;
+  while (mt_reactor_now(r) < end) mt_test_turn(r);
+}

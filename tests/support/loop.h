@@ -1,0 +1,35 @@
+/*
+ * Running a reactor in tests: until something is true, with a bound, and the
+ * check that every test ends with. Conditions may depend on the world outside
+ * too: they are asked again every few milliseconds.
+ */
+#ifndef MT_TEST_SUPPORT_LOOP_H
+#define MT_TEST_SUPPORT_LOOP_H
+
+#include "reactor/reactor.h"
+#include "support/test.h"
+
+#define MT_TEST_LIMIT_MS 20000.0
+
+/* A reactor on a loop of its own; fails the test when it can't be made. */
+mt_reactor *mt_test_reactor(void);
+/* Nothing may be left in it; frees it. */
+void mt_test_reactor_end(mt_reactor *r);
+/* One turn, which blocks for 5 ms at most. */
+void mt_test_turn(mt_reactor *r);
+/* Turns for `ms`, to see that something does not happen. */
+void mt_test_run_for(mt_reactor *r, double ms);
+
+#define MT_RUN_UNTIL_MS(r, limit_ms, cond)                           \
+  do {                                                               \
+    double end_ms_ = mt_reactor_now(r) + (limit_ms);                 \
+    while (!(cond)) {                                                \
+      if (mt_reactor_now(r) > end_ms_)                               \
+        fail_msg("not within %.0f ms: %s", (limit_ms) + 0.0, #cond); \
+      mt_test_turn(r);                                               \
+    }                                                                \
+  } while (0)
+
+#define MT_RUN_UNTIL(r, cond) MT_RUN_UNTIL_MS(r, MT_TEST_LIMIT_MS, cond)
+
+#endif
