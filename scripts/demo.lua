@@ -20,7 +20,6 @@ local throwaway = require "mtenant.throwaway"
 
 local OUTAGE_AT = 0.3       -- of the time of reading
 local LONGEST_OUTAGE_MS = 1200
-local REASONS = 2
 
 local count, seconds = screens.count, screens.seconds
 
@@ -181,28 +180,6 @@ local function read_across_outage(demo)
 end
 
 
---- "refused 150, starting_up 50, other 3"
-local function reasons_of(r)
-  if r.retries == 0 then
-    return "the pool could send again what had not run"
-  end
-  local list, out, other = {}, {}, 0
-  for code, n in pairs(r.reasons) do
-    list[#list + 1] = { code = code, n = n }
-  end
-  table.sort(list, function(a, b) return a.n > b.n end)
-  for i, reason in ipairs(list) do
-    if i <= REASONS then
-      out[i] = reason.code .. " " .. count(reason.n)
-    else
-      other = other + reason.n
-    end
-  end
-  out[#out + 1] = other > 0 and "other " .. count(other) or nil
-  return table.concat(out, ", ")
-end
-
-
 local function summary(demo)
   local r, stats = demo.readers, demo.manager:get_stats()
   local files = #demo.files
@@ -216,7 +193,7 @@ local function summary(demo)
       :format(files, count(#demo.tenants * files - demo.applied)) },
     { "queries", count(stats.requests), ("%s reads, %s a second"):format(
       count(r.reads), count(r.reads * 1000 // demo.read_ms)) },
-    { "retries", count(r.retries), reasons_of(r) },
+    { "retries", count(r.retries), r:retry_reasons(count) },
     { "unanswered reads", count(r.unanswered), ("the longest took %s"):format(
       seconds(r.longest_ms)), good(r.unanswered) },
     { "wrong-tenant rows", count(r.wrong), "each row names its tenant and schema",

@@ -5,6 +5,7 @@ local errors = require "mtenant.errors"
 local mtenant = require "mtenant"
 
 local SAMPLE_MS = 100
+local REASONS = 2
 
 -- The tenant and the schema as the server sees them, and something to do.
 local READ = [[
@@ -142,6 +143,29 @@ function readers_methods:await()
     task:await()
   end
   assert(mtenant.sleep(0))
+end
+
+
+--- "refused 150, starting_up 50, other 3"
+---@param count fun(n: integer): string
+function readers_methods:retry_reasons(count)
+  if self.retries == 0 then
+    return "the pool could send again what had not run"
+  end
+  local list, out, other = {}, {}, 0
+  for code, n in pairs(self.reasons) do
+    list[#list + 1] = { code = code, n = n }
+  end
+  table.sort(list, function(a, b) return a.n > b.n end)
+  for i, reason in ipairs(list) do
+    if i <= REASONS then
+      out[i] = reason.code .. " " .. count(reason.n)
+    else
+      other = other + reason.n
+    end
+  end
+  out[#out + 1] = other > 0 and "other " .. count(other) or nil
+  return table.concat(out, ", ")
 end
 
 

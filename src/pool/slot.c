@@ -99,8 +99,7 @@ static void on_close(mt_conn *c, const mt_error *err) {
   mt_free(s);
   mt__server_give(p->server);
   /* a dead server: everybody hears of it, nobody retries behind their back */
-  if (!was_open && err && p->stats.open == 0 && p->connecting == 0)
-    mt__pool_fail_waiters(p, err);
+  if (!was_open && err && p->stats.open == 0) mt__pool_fail_waiters(p, err);
   if (p->closing) {
     if (p->slots.len == 0)
       mt_defer_add(p->reactor, &p->closed, MT_DEFER_DELIVER);
