@@ -72,7 +72,8 @@ local function number_text(x)
     return format("%d", x)
   end
   if math.type and math.type(x) == "integer" then return tostring(x) end
-  return format("%.17g", x)
+  -- the decimal point may be another one after os.setlocale
+  return (format("%.17g", x):gsub("[^%d%-+e]+", "."))
 end
 
 

@@ -53,6 +53,24 @@ static inline void mt_list_push_front(mt_list *l, mt_node *n) {
   l->len++;
 }
 
+/* Before `at`, or at the end if that is NULL. */
+static inline void mt_list_insert(mt_list *l, mt_node *at, mt_node *n) {
+  if (!at) {
+    mt_list_push(l, n);
+    return;
+  }
+  assert(at->list == l && !n->list);
+  n->prev = at->prev;
+  n->next = at;
+  n->list = l;
+  if (at->prev)
+    at->prev->next = n;
+  else
+    l->head = n;
+  at->prev = n;
+  l->len++;
+}
+
 static inline void mt_list_remove(mt_list *l, mt_node *n) {
   assert(n->list == l && l->len > 0);
   if (n->prev)

@@ -42,6 +42,7 @@ static int rt_gc(lua_State *L) {
   mt_reactor_free(rt->reactor);
   rt->reactor = NULL;
   mt_lua_shapes_free(rt);
+  if (rt->c_locale) freelocale(rt->c_locale);
   mt_free(rt->ops);
   mt_free(rt->free_slots);
   return 0;
@@ -70,6 +71,8 @@ static mt_rt *rt_new(lua_State *L) {
   lua_setmetatable(L, -2);
   if (mt_reactor_ev_new(NULL, &rt->reactor) != MT_OK)
     luaL_error(L, "mtenant: no memory for an event loop");
+  rt->c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+  if (!rt->c_locale) luaL_error(L, "mtenant: no memory for a locale");
   rt->owns_loop = true;
   lua_setfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
   rt->L = lua_newthread(L);

@@ -11,6 +11,8 @@
 #ifndef MT_LUA_MT_LUA_H
 #define MT_LUA_MT_LUA_H
 
+#include <locale.h>
+
 #include "lua/compat.h"
 #include "pg/result.h"
 #include "reactor/reactor.h"

@@ -11,7 +11,9 @@
 
 /* ---- parameters -------------------------------------------------------------------- */
 
-static const char *number_text(lua_State *L, int arg, char *buf, size_t size) {
+static const char *number_text(lua_State *L, const mt_rt *rt, int arg,
+                               char *buf, size_t size) {
+  locale_t before;
   lua_Number x;
   if (lua_isinteger(L, arg)) {
     snprintf(buf, size, LUA_INTEGER_FMT, lua_tointeger(L, arg));
@@ -20,7 +22,9 @@ static const char *number_text(lua_State *L, int arg, char *buf, size_t size) {
   x = lua_tonumber(L, arg);
   if (isnan(x)) return "NaN";
   if (isinf(x)) return x > 0 ? "Infinity" : "-Infinity";
+  before = uselocale(rt->c_locale);
   snprintf(buf, size, "%.17g", x);
+  uselocale(before);
   return buf;
 }
 
@@ -61,7 +65,7 @@ static const char *param_text(lua_State *L, mt_rt *rt, int arg, int n,
       *len = strlen(s);
       return s;
     case LUA_TNUMBER:
-      s = number_text(L, arg, buf, size);
+      s = number_text(L, rt, arg, buf, size);
       *len = strlen(s);
       return s;
     case LUA_TSTRING:

@@ -10,7 +10,7 @@
 
 enum { MAX_DEPTH = 6 }; /* PostgreSQL's MAXDIM */
 
-/* ---- numbers ----------------------------------------------------------------------- */
+/* ---- numbers: as SQL writes them, whatever os.setlocale was told ------------ */
 
 static void push_integer(lua_State *L, const char *v, size_t len) {
   bool negative = len > 0 && *v == '-';
@@ -181,7 +181,8 @@ void mt_lua_push_value(lua_State *L, mt_rt *rt, const char *v, size_t len,
       return;
     case MT_OID_FLOAT4:
     case MT_OID_FLOAT8:
-      lua_pushnumber(L, strtod(v, NULL)); /* NaN and Infinity included */
+      /* NaN and Infinity included */
+      lua_pushnumber(L, strtod_l(v, NULL, rt->c_locale));
       return;
     case MT_OID_BYTEA:
       push_bytea(L, v, len);

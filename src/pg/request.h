@@ -72,6 +72,7 @@ typedef struct mt_req {
   void (*on_done)(struct mt_req *req);   /* set by who submits it */
   void (*on_rows)(struct mt_req *req);   /* streamed rows are there */
   void (*on_finish)(struct mt_req *req); /* the maker's; the pool calls it */
+  uint64_t seq;                          /* the pool's: place in its share */
   void *owner;                           /* the pool's: its share or lease */
   void *data;                            /* the maker's */
 } mt_req;

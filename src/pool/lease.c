@@ -16,7 +16,6 @@ static void hold(mt_lease *l, mt_slot *s) {
   l->slot = s;
   l->state = MT_LEASE_HELD;
   s->pool->stats.leases++;
-  l->on_grant(l, NULL);
 }
 
 /* Last in, first out: the others stay idle and may be closed. */
@@ -77,11 +76,17 @@ static bool grant(mt_pool *p, mt_lease *l) {
   return false;
 }
 
+/* Told when all is decided: a holder may give up others who wait. */
 void mt__lease_grant_all(mt_pool *p) {
+  mt_list granted = {0};
   mt_node *n = p->lease_waiters.head, *next;
   for (; n; n = next) {
     next = n->next;
-    grant(p, mt_container(n, mt_lease, node));
+    if (grant(p, mt_container(n, mt_lease, node))) mt_list_push(&granted, n);
+  }
+  while ((n = mt_list_pop(&granted))) {
+    mt_lease *l = mt_container(n, mt_lease, node);
+    l->on_grant(l, NULL);
   }
 }
 
@@ -155,21 +160,21 @@ static void drop(mt_lease *l) {
   mt_share *s = l->share;
   mt_pool *p = s->pool;
   mt_slot *reserved = l->slot ? NULL : reserved_for(p, l);
-  bool counted = l->node.list != &s->leases;
   if (reserved) reserved->reserved = NULL;
   if (l->slot) l->slot->lease = NULL;
   mt_node_unlink(&l->node);
+  if (l->counted) s->inflight--;
   mt_free(l);
-  if (counted) s->inflight--;
   if (!p->closing) mt__share_wake(s);
   mt__share_settle(s);
 }
 
-void mt__lease_fail(mt_lease *l, const mt_error *err, bool counted) {
+void mt__lease_fail(mt_lease *l, const mt_error *err) {
   mt_slot *reserved = reserved_for(l->share->pool, l);
   mt_share *s = l->share;
   if (reserved) reserved->reserved = NULL;
-  if (counted) s->inflight--;
+  if (l->counted) s->inflight--;
+  if (l->counted && !s->pool->closing) mt__share_wake(s);
   l->on_grant(l, err);
   mt_free(l);
   mt__share_settle(s);
@@ -233,6 +238,7 @@ void mt_lease_release(mt_lease *l) {
     return;
   }
   l->state = MT_LEASE_RELEASING;
+  mt_node_unlink(&l->node); /* granted, and not told yet */
   if (mt_conn_quiet(l->slot->conn)) {
     mt__lease_continue(l);
   } else {

@@ -78,6 +78,7 @@ void mt__share_wake(mt_share *s) {
     mt_list_push(&p->ready, &s->ready);
   while (s->leases.len && s->inflight < p->opt.max) {
     mt_node *n = mt_list_pop(&s->leases);
+    mt_container(n, mt_lease, node)->counted = true;
     s->inflight++;
     mt_list_push(&p->lease_waiters, n);
   }
@@ -125,10 +126,13 @@ void mt__pool_dispatch(mt_pool *p) {
 
 /* ---- requests -------------------------------------------------------------- */
 
+/* In its old place: several may come back, the oldest first. */
 static void requeue(mt_share *share, mt_req *req) {
+  mt_node *n = share->reqs.head;
   mt_req_reset(req);
   req->state = MT_REQ_WAITING;
-  mt_list_push_front(&share->reqs, &req->node);
+  while (n && mt_container(n, mt_req, node)->seq < req->seq) n = n->next;
+  mt_list_insert(&share->reqs, n, &req->node);
 }
 
 /* Only what certainly did not run goes to another connection, a few times. */
@@ -174,6 +178,7 @@ int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
   req->owner = s;
   req->state = MT_REQ_WAITING;
   req->queued_at = 0;
+  req->seq = s->next_seq++;
   mt_list_push(&s->reqs, &req->node);
   mt__share_wake(s);
   mt__pool_dispatch(p);
@@ -221,7 +226,7 @@ void mt__pool_fail_waiters(mt_pool *p, const mt_error *err) {
     mt_node_unlink(&s->ready);
     mt_list_take(&queued, &s->leases);
     while ((n = mt_list_pop(&queued)))
-      mt__lease_fail(mt_container(n, mt_lease, node), err, false);
+      mt__lease_fail(mt_container(n, mt_lease, node), err);
     mt_list_take(&reqs, &s->reqs);
     while ((n = mt_list_pop(&reqs))) {
       mt_req *req = mt_container(n, mt_req, node);
@@ -233,7 +238,7 @@ void mt__pool_fail_waiters(mt_pool *p, const mt_error *err) {
   }
   mt_list_take(&leases, &p->lease_waiters);
   while ((n = mt_list_pop(&leases)))
-    mt__lease_fail(mt_container(n, mt_lease, node), err, true);
+    mt__lease_fail(mt_container(n, mt_lease, node), err);
 }
 
 /* ---- shares ---------------------------------------------------------------- */

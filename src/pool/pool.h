@@ -38,7 +38,8 @@ typedef struct mt_share {
   mt_node ready;   /* in pool->ready: may be served */
   mt_node waiting; /* in pool->waiting: has queued requests or leases */
   mt_pool *pool;
-  mt_list reqs;   /* queued requests */
+  mt_list reqs; /* queued requests */
+  uint64_t next_seq;
   mt_list leases; /* queued leases beyond pool max */
   int inflight;   /* requests sent and leases held */
   uint64_t hash;  /* for its home */
@@ -59,6 +60,7 @@ typedef struct mt_lease {
   mt_share *share;
   mt_slot *slot; /* NULL while waiting, and after the connection was lost */
   int inflight;
+  bool counted; /* in share->inflight */
   bool tainted; /* something was left on the session: close it at the end */
   bool rolled_back;
   double queued_at;

@@ -33,7 +33,7 @@ static void expire_leases(mt_pool *p, mt_list *list, double now) {
     if (now - l->queued_at < p->opt.acquire_timeout_ms) return;
     mt_list_remove(list, &l->node);
     err = exhausted(p);
-    mt__lease_fail(l, err, list == &p->lease_waiters);
+    mt__lease_fail(l, err);
     mt_error_unref(err);
   }
 }
@@ -45,7 +45,7 @@ static bool server_answers(const mt_pool *p) {
   if (p->stats.open > 0 || p->connecting > 0) return p->stats.open > 0;
   for (n = p->server->pools.head; n; n = n->next)
     if (mt_container(n, mt_pool, node)->stats.open > 0) return true;
-  return false;
+  return p->server->connecting == 0; /* nobody tries: time alone decides */
 }
 
 /* Runs while the server answers; while it does not, connect errors decide. */

@@ -106,9 +106,8 @@ void mt__lease_lost(mt_lease *l);
 void mt__lease_continue(mt_lease *l);
 /* Hands idle slots to waiting leases and reserves others. */
 void mt__lease_grant_all(mt_pool *p);
-/* Fails a waiting lease that is in no list any more; `counted`: it was in
- * pool->lease_waiters. */
-void mt__lease_fail(mt_lease *l, const mt_error *err, bool counted);
+/* Fails a waiting lease that is in no list any more. */
+void mt__lease_fail(mt_lease *l, const mt_error *err);
 /* Links or unlinks share->waiting as its queues want it. */
 void mt__share_mark(mt_share *s);
 

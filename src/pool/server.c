@@ -42,7 +42,8 @@ void mt_server_free(mt_server *s) {
 int mt_server_open(const mt_server *s) { return s->open; }
 int mt_server_cap(const mt_server *s) { return s->cap; }
 
-/* The longest idle connection of another pool. */
+/* The longest idle connection of another pool; none while one that was chosen
+ * before has not quite gone. */
 static mt_slot *oldest_idle(mt_server *s, const mt_pool *asking) {
   mt_slot *best = NULL;
   mt_node *n, *m;
@@ -51,6 +52,7 @@ static mt_slot *oldest_idle(mt_server *s, const mt_pool *asking) {
     if (p == asking) continue;
     for (m = p->slots.head; m; m = m->next) {
       mt_slot *slot = mt_container(m, mt_slot, node);
+      if (slot->conn->state == MT_CONN_CLOSED) return NULL;
       if (!mt__slot_idle(slot)) continue;
       if (!best || slot->idle_since < best->idle_since) best = slot;
     }

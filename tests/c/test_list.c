@@ -59,6 +59,23 @@ static void removes_anywhere(void **state) {
   assert_false(mt_node_linked(&items[2].node));
 }
 
+static void inserts_before_any_node(void **state) {
+  mt_list l = {0};
+  item items[4];
+  mt_node *n[4];
+  int i;
+  (void)state;
+  fill(&l, items, 4);
+  for (i = 0; i < 4; i++) mt_list_remove(&l, n[i] = &items[i].node);
+  mt_list_insert(&l, NULL, n[1]);
+  mt_list_insert(&l, n[1], n[0]);
+  mt_list_insert(&l, NULL, n[3]);
+  mt_list_insert(&l, n[3], n[2]);
+  assert_int_equal(digits(&l), 1234);
+  mt_list_remove(&l, n[0]);
+  assert_int_equal(digits(&l), 234);
+}
+
 static void pops_in_order(void **state) {
   mt_list l = {0};
   item items[2];
@@ -85,6 +102,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(pushes_at_both_ends),
       cmocka_unit_test(removes_anywhere),
+      cmocka_unit_test(inserts_before_any_node),
       cmocka_unit_test(pops_in_order),
       cmocka_unit_test(take_moves_all_and_their_list),
   };

@@ -18,7 +18,7 @@ local M = {}
 
 M.APPLICATION = "mtenant-spec"
 
-local LIMIT_MS = tonumber(os.getenv("MT_SPEC_LIMIT_MS")) or 10000
+local LIMIT_MS = tonumber(os.getenv("MT_SPEC_LIMIT_MS")) or 30000
 local KEY = "mtenant.tests.env"
 
 -- what outlives a reload of this module
@@ -230,6 +230,39 @@ function M.stderr_of(fn, ...)
   io.stderr = real -- luacheck: ignore 122
   if not ok then error(err, 0) end
   return table.concat(said)
+end
+
+
+-- ---- other programs -------------------------------------------------------------
+
+--- A German locale in a directory of its own, for LOCPATH; nil when the machine
+--- can't make one. The caller removes it.
+function M.german_locale()
+  local dir = os.tmpname()
+  os.remove(dir)
+  local ok = os.execute(("mkdir -m 755 '%s' && localedef -i de_DE -f UTF-8 "
+    .. "'%s/de_DE.UTF-8' >/dev/null 2>&1"):format(dir, dir))
+  if ok then return dir end
+  os.execute("rm -rf '" .. dir .. "'")
+end
+
+
+--- What Lua code prints as a program of its own, with more in its environment.
+function M.run_script(code, environment)
+  local script = os.tmpname()
+  local file = assert(io.open(script, "w"))
+  file:write(code)
+  file:close()
+  local words = { "env" }
+  for name, value in pairs(environment or {}) do
+    words[#words + 1] = ("%s='%s'"):format(name, value)
+  end
+  words[#words + 1] = ("'%s' '%s' 2>&1"):format(arg[-1], script)
+  local pipe = assert(io.popen(table.concat(words, " "), "r"))
+  local text = pipe:read("a")
+  pipe:close()
+  os.remove(script)
+  return text
 end
 
 

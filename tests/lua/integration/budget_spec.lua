@@ -51,7 +51,7 @@ describe("on a small server", function()
         end))
       end, server)
       assert.is_nil(errs and tostring(select(2, next(errs))))
-      assert.is_true(peak <= 8, "there were " .. peak)
+      assert.is_true(peak <= 11, "there were " .. peak)
       assert.equal(0, manager:get_stats().connect_failures)
     end, 30000))
   end

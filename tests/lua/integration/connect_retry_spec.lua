@@ -38,8 +38,8 @@ describe("get_db_async", function()
       local db = assert(manager:get_db_async("acme"))
       local took = mtenant.now_ms() - started
       assert.equal("t_acme", db:value("SELECT current_schema()"))
-      assert.is_true(took >= 1000 and took < 4000, "took " .. took)
-      assert.is_true(#seen >= 3 and #seen <= 12, #seen .. " retries")
+      assert.is_true(took >= 1000, "took " .. took)
+      assert.is_true(#seen >= 3 and #seen <= 19, #seen .. " retries")
       for i, try in ipairs(seen) do
         assert.equal(i, try.attempt)
         assert.is_true(try.err.code == "refused" or try.err.code == "starting_up",
@@ -56,7 +56,7 @@ describe("get_db_async", function()
         local next_at = seen[i + 1] and seen[i + 1].at
         if next_at then -- it really waited that long
           local gap = next_at - try.at
-          assert.is_true(gap >= try.delay_ms - 1 and gap < try.delay_ms + 150,
+          assert.is_true(gap >= try.delay_ms - 1 and gap < try.delay_ms + 400,
                          ("gap %d: %.1f for %d"):format(i, gap, try.delay_ms))
         end
       end
@@ -92,7 +92,7 @@ describe("get_db_async", function()
     assert.equal(2, #delays)
     assert.is_true(delays[1] >= 100 and delays[1] < 125)
     assert.is_true(delays[2] >= 200 and delays[2] < 250)
-    assert.is_true(took >= 300 and took < 900, "took " .. took)
+    assert.is_true(took >= 300 and took < 1500, "took " .. took)
   end))
 
   it("shares its tries among all who ask for the same tenant", env.in_task(

@@ -176,18 +176,8 @@ end)
 describe("a server that speaks another language", function()
   after_each(env.assert_nothing_left)
 
-  -- A German locale of our own, if the machine can make one: its directory.
-  local function german()
-    local dir = os.tmpname()
-    os.remove(dir)
-    local ok = os.execute(("mkdir -m 755 '%s' && localedef -i de_DE -f UTF-8 "
-      .. "'%s/de_DE.UTF-8' >/dev/null 2>&1"):format(dir, dir))
-    if ok then return dir end
-    os.execute("rm -rf '" .. dir .. "'")
-  end
-
   it("is understood by its codes", env.in_task(function()
-    local dir = german()
+    local dir = env.german_locale()
     if not dir then pending("this machine can't make a locale") end
     finally(function() os.execute("rm -rf '" .. dir .. "'") end)
     local server = env.start({

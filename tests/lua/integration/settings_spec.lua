@@ -164,15 +164,37 @@ describe("the configuration", function()
         io.write(assert(manager:get_db("acme"):value("SELECT current_schema()")))
         manager:dispose()
       end)]]):format(env.APPLICATION)
-    local script = os.tmpname()
-    local file = assert(io.open(script, "w"))
-    file:write(code)
-    file:close()
-    finally(function() os.remove(script) end)
-    local pipe = assert(io.popen(("DATABASE_URL='%s' '%s' '%s' 2>&1"):format(
-      env.server().url, arg[-1], script), "r"))
-    assert.equal("t_acme", pipe:read("a"))
-    pipe:close()
+    assert.equal("t_acme", env.run_script(code, {
+      DATABASE_URL = env.server().url,
+    }))
+  end)
+
+  it("knows numbers in any locale of the program", function()
+    local dir = env.german_locale()
+    if not dir then pending("this machine can't make a locale") end
+    finally(function() os.execute("rm -rf '" .. dir .. "'") end)
+    local code = ([[
+      assert(os.setlocale("de_DE.UTF-8"))
+      assert(("%%.1f"):format(0.5) == "0,5")
+      local mtenant = require "mtenant"
+      mtenant.run(function()
+        local manager = mtenant.create_tenant_manager({
+          connection = { application_name = "%s" },
+          isolation = { schema_name_template = function(id) return "t_" .. id end },
+        })
+        local db = manager:get_db("acme")
+        assert(db:value("SELECT 1.25::float8") == 1.25)
+        assert(db:value("SELECT $1::float8", -1.5e-300) == -1.5e-300)
+        assert(db:value("SELECT ARRAY[0.5, 1.5]::float8[]")[2] == 1.5)
+        local list = mtenant.array({ 0.5, 2.5e100 })
+        assert(db:value("SELECT $1::float8[]", list)[2] == 2.5e100)
+        assert(db:value({ sql = "SELECT 1", timeout_ms = 1000.5 }) == 1)
+        manager:dispose()
+      end)
+      io.write("fine")]]):format(env.APPLICATION)
+    assert.equal("fine", env.run_script(code, {
+      DATABASE_URL = env.server().url, LOCPATH = dir,
+    }))
   end)
 end)
 

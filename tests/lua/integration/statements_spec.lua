@@ -320,7 +320,9 @@ describe("session state", function()
         assert.equal(expected, globex:transaction(function(tx)
           return tx:value(case[2])
         end), case[1] .. " was seen by the next transaction")
-        assert.equal(1, env.count(), case[1])
+        env.eventually("the closed connections to be gone", function()
+          return env.count() == 1
+        end)
       end
     end))
   end
