@@ -100,6 +100,7 @@ struct mt_rt {
   mt_list done;
   mt_defer deliver;
   mt_shape shapes[MT_SHAPES]; /* by hash */
+  locale_t c_locale;          /* numbers as SQL writes them */
   bool closing;               /* the VM goes away: Lua is not called any more */
   bool owns_loop;
   int managers, leases, watchers; /* alive, for leak checks */
