@@ -90,12 +90,12 @@ end
 
 
 local function migrate(demo)
-  local files = migrations.load(here .. "/demo/migrations")
+  local files = demo.files
   local applied, ms = step(demo, "tenants migrated", #demo.tenants,
     function(tell)
       return migrations.apply(demo.manager, demo.tenants, files, tell)
     end)
-  demo.files, demo.applied = files, applied
+  demo.applied = applied
   local text = applied > 0
     and ("%s migrations applied: %d files, one transaction per tenant"):format(
       count(applied), #files)
@@ -215,6 +215,8 @@ end
 
 
 local function run(demo)
+  demo.at = "listing the migrations"
+  demo.files = migrations.load(here .. "/demo/migrations")
   local shared = connect(demo)
   if demo.opts.drop then
     return drop(demo, shared)

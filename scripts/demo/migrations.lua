@@ -6,6 +6,7 @@
 
 local errors = require "mtenant.errors"
 local for_each = require "demo.for_each"
+local mtenant = require "mtenant"
 
 local AT_A_TIME = 8
 
@@ -28,19 +29,29 @@ local function read_file(path)
 end
 
 
+local function names_in(directory)
+  local quoted = "'" .. directory:gsub("'", "'\\''") .. "'"
+  local pipe = assert(io.popen("LC_ALL=C ls " .. quoted))
+  local names, err = pipe:read("a")
+  pipe:close()
+  if not names then -- a signal ends the read: then this task is to stop
+    assert(mtenant.sleep(1000))
+    error(directory .. ": " .. err, 0)
+  end
+  return names
+end
+
+
 --- The SQL files of a directory.
 ---@return table[] list of { name =, sql = }, by name
 function M.load(directory)
-  local quoted = "'" .. directory:gsub("'", "'\\''") .. "'"
-  local names = assert(io.popen("LC_ALL=C ls " .. quoted))
   local files = {}
-  for name in names:lines() do
+  for name in names_in(directory):gmatch("[^\n]+") do
     if name:match("%.sql$") then
       files[#files + 1] = { name = name,
                             sql = read_file(directory .. "/" .. name) }
     end
   end
-  names:close()
   return files
 end
 

@@ -63,7 +63,7 @@ end
 
 local function terminal_width()
   local pipe = io.popen("stty size 2>/dev/null </dev/tty")
-  local columns = pipe and tonumber(pipe:read("a"):match("%d+%s+(%d+)"))
+  local columns = pipe and tonumber((pipe:read("a") or ""):match("%d+%s+(%d+)"))
   if pipe then
     pipe:close()
   end

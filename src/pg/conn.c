@@ -427,19 +427,20 @@ static void on_cancel_done(void *data) {
     c->cancelling = false;
     mt_timer_del(&c->timer);
     mt__conn_flush(c);
-    c->cbs->on_progress(c);
   }
+  c->cbs->on_progress(c); /* of others in line the next may be cancelled */
 }
 
 bool mt_conn_cancel(mt_conn *c, bool force) {
   mt_req *head;
-  if (c->state != MT_CONN_OPEN || c->inflight.len == 0 || c->cancelling)
+  if (c->state != MT_CONN_OPEN || c->inflight.len == 0 || c->cancel)
     return false;
-  if (c->inflight.len > 1 && !force) return false;
+  if ((c->inflight.len > 1 || c->cancelling) && !force) return false;
+  head = mt_container(c->inflight.head, mt_req, node);
+  if (head->cancelled) return false;
   if (mt_cancel_start(c->reactor, c->pg, on_cancel_done, c, &c->cancel) !=
       MT_OK)
     return false;
-  head = mt_container(c->inflight.head, mt_req, node);
   head->cancelled = true;
   c->cancelling = true;
   mt_timer_set(c->reactor, &c->timer, c->opt.cancel_timeout_ms);

@@ -93,9 +93,9 @@ void mt_conn_close(mt_conn *c, mt_error *err);
 void mt_conn_submit(mt_conn *c, mt_req *req);
 /* Takes back an unsent request; false if it was sent. on_done won't run. */
 bool mt_conn_take_back(mt_conn *c, mt_req *req);
-/* Cancels the head if it is alone (`force`: whatever runs, for a connection
- * that will be closed anyway); no answer within cancel_timeout_ms closes the
- * connection. False: not possible. */
+/* Cancels the head if it is alone (`force`: whatever runs, because nobody
+ * waits for any of it); no answer within cancel_timeout_ms closes the
+ * connection. False: not possible now; on_progress tells when to ask again. */
 bool mt_conn_cancel(mt_conn *c, bool force);
 /* The stream's consumer has room again. */
 void mt_conn_resume(mt_conn *c);

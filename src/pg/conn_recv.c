@@ -38,8 +38,10 @@ mt_error *mt__result_error(const mt_conn *c, const PGresult *res) {
   int code =
       mt_code_from_sqlstate(state ? state : "", MT_PHASE_STATEMENT, &retryable);
   mt_error *e;
-  /* class 08 as a mere ERROR is about the message, not the connection */
+  /* class 08 as a mere ERROR is about the message, not the connection; and
+   * whatever is FATAL (57P05, 25P03 ...) is its end */
   if (code == MT_E_CONNECTION_LOST && !fatal) code = MT_E_QUERY;
+  if (code == MT_E_QUERY && fatal) code = MT_E_CONNECTION_LOST;
   e = mt_error_new(code, "%s", msg ? msg : PQresultErrorMessage(res));
   if (e->refs == 0) return e;
   e->retryable = retryable && code != MT_E_QUERY ? true : retryable;

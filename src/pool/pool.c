@@ -104,9 +104,11 @@ static void dispatch_ready(mt_pool *p) {
   double now = mt_reactor_now(p->reactor);
   while (p->ready.head) {
     mt_share *share = mt_container(p->ready.head, mt_share, ready);
-    mt_slot *s = choose(p, share, now);
-    if (!s) return;
+    bool full = share->inflight >= p->opt.max; /* leases were faster */
+    mt_slot *s = full ? NULL : choose(p, share, now);
+    if (!s && !full) return;
     mt_list_remove(&p->ready, &share->ready);
+    if (full) continue;
     give(s, share, mt_container(share->reqs.head, mt_req, node), now);
     mt__share_wake(share);
   }
@@ -192,6 +194,7 @@ bool mt_share_take_back(mt_share *s, mt_req *req) {
     req->state = MT_REQ_NEW;
     if (s->reqs.len == 0) mt_node_unlink(&s->ready);
     mt__share_mark(s);
+    mt__share_settle(s);
     return true;
   }
   for (n = s->pool->slots.head; n; n = n->next) {
@@ -199,6 +202,7 @@ bool mt_share_take_back(mt_share *s, mt_req *req) {
     if (!mt_conn_take_back(slot->conn, req)) continue;
     s->inflight--;
     mt__share_wake(s);
+    mt__share_settle(s);
     return true;
   }
   return false;

@@ -108,6 +108,11 @@ static void on_close(mt_conn *c, const mt_error *err) {
   mt__pool_dispatch(p);
 }
 
+/* Nobody waits for what it has sent; its ROLLBACK is the pool's. */
+static bool is_abandoned(const mt_lease *l) {
+  return l && l->state == MT_LEASE_RELEASING && !l->rolled_back;
+}
+
 static void on_progress(mt_conn *c) {
   mt_slot *s = slot_of(c);
   mt_pool *p = s->pool;
@@ -125,7 +130,7 @@ static void on_progress(mt_conn *c) {
                     mt_error_new(MT_E_PROTOCOL, "a transaction was left open"));
       return;
     }
-  } else if (p->closing) {
+  } else if (p->closing || is_abandoned(s->lease)) {
     mt_conn_cancel(c, true); /* what runs now; what has run has answered */
   }
   if (p->waiting.len || p->lease_waiters.len) mt__pool_dispatch(p);

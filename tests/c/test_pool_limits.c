@@ -46,7 +46,7 @@ static void idle_connections_go(void **state) {
   (void)state;
   prepare(&f);
   f.p.opt.idle_timeout_ms = 50;
-  open_pool(&f, 4);
+  open_pool(&f, 3);
   warm(&f, 3);
   MT_RUN_UNTIL(f.r, mt_server_open(f.p.server) == 0);
   assert_int_equal(mt_pool_get_stats(f.p.pool)->lost, 0);

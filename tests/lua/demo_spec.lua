@@ -239,6 +239,11 @@ describe("the demo", function()
     end
   end)
 
+  -- A busy machine takes its time to make a server.
+  local function await_output(text)
+    return pcall(program.await_output, text) or program.await_output(text)
+  end
+
   it("says where it stands when it is interrupted", function()
     local stages = {
       ["user mtenant"] = "\nstopped: %d+ of 600 tenants made\n$",
@@ -246,7 +251,7 @@ describe("the demo", function()
     }
     for text, pattern in pairs(stages) do
       local pid = program.start(quote(DEMO) .. " --tenants 600")
-      program.await_output(text)
+      await_output(text)
       program.signal("INT", pid)
       assert.equal(130, program.await_status())
       assert.matches(pattern, program.read("stdout"))
@@ -254,7 +259,7 @@ describe("the demo", function()
       program.assert_nothing_left()
     end
     local pid = program.start(quote(DEMO) .. SMALL:gsub("1$", "60"))
-    program.await_output("tasks read random tenants")
+    await_output("tasks read random tenants")
     program.signal("TERM", pid)
     assert.equal(143, program.await_status())
     assert.matches("\nstopped while reading: [%d,]+ reads were answered, "
