@@ -41,6 +41,7 @@ end
 local function connect(demo)
   local screen, began = demo.screen, mtenant.now_ms()
   demo.url = os.getenv("DATABASE_URL")
+  demo.server = throwaway.given()
   if not demo.url or demo.url == "" then
     demo.at = "starting PostgreSQL"
     screen:progress("PostgreSQL starts")

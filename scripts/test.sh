@@ -11,11 +11,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 export LC_ALL=C.UTF-8 TZ=UTC
 
-packages=(
-  gcc cmake ninja-build pkg-config libpq-dev libev-dev libc-ares-dev
-  uthash-dev libcmocka-dev lua5.4 liblua5.4-dev lua-busted lua-check
-  postgresql clang-format-14 valgrind
-)
+. scripts/dev/deps.sh
 quick=false
 case ${1:-} in
   --quick) quick=true ;;
@@ -54,30 +50,11 @@ finish() {
 
 # ---- tools --------------------------------------------------------------------
 
-missing_packages() {
-  local package
-  for package in "${packages[@]}"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null |
-      grep -q 'ok installed' || echo "$package"
-  done
-}
-
 install_packages() {
-  local missing log=$work/packages
-  command -v dpkg-query >/dev/null || return 0
-  mapfile -t missing < <(missing_packages)
-  ((${#missing[@]} > 0)) || return 0
-  if [[ $(id -u) != 0 ]]; then
-    echo "missing packages, to be installed by root: ${missing[*]}" >"$log"
-    report packages 0 1 "$log"
-    finish
-  fi
-  export DEBIAN_FRONTEND=noninteractive
-  if ! { apt-get update && apt-get install -y --no-install-recommends \
-    "${missing[@]}"; } >"$log" 2>&1; then
-    report packages 0 1 "$log"
-    finish
-  fi
+  local log=$work/packages
+  mtenant_install_deps test >"$log" 2>&1 && return
+  report packages 0 1 "$log"
+  finish
 }
 
 build() { # preset

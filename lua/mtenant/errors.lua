@@ -183,14 +183,16 @@ end
 function M.mt.__tostring(err)
   local head = headline(err)
   local out = { head }
-  local function add(fmt, value)
+  -- unless the message names it already; an id may be part of any word
+  local function add(fmt, value, quoted)
     local text = value and tostring(value)
-    if text and not head:find(text, 1, true) then
+    local shown = quoted and text and '"' .. text .. '"' or text
+    if text and not head:find(shown, 1, true) then
       out[#out + 1] = format(fmt, text)
     end
   end
   add(" (SQLSTATE %s)", err.sqlstate)
-  add(", tenant %s", err.tenant_id)
+  add(", tenant %s", err.tenant_id, true)
   add(", server %s", err.server)
   if (err.attempts or 1) > 1 then
     out[#out + 1] = format(", after %d attempts", err.attempts)

@@ -266,9 +266,11 @@ end
 function task_methods:await()
   self.observed = true
   unobserved[self] = nil
-  if not self.done then
+  if current or not self.done then
     local stop = M.check("task:await")
     if stop then return nil, stop end
+  end
+  if not self.done then
     local _, err = suspend(function(resume)
       self.joiners = self.joiners or {}
       self.joiners[#self.joiners + 1] = resume

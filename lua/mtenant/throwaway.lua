@@ -124,24 +124,34 @@ function M.available()
 end
 
 
+--- The server of `--pg`, or nil when this run has none.
+function M.given()
+  local slot, url
+  if has_host then slot, url = host.pg_given() end
+  if not slot then
+    return nil
+  end
+  given = given or new_server(slot)
+  given.url = url
+  return given
+end
+
+
 --- The server of `--pg`, or else a new one. Returns it, its `url` is for an
 -- ordinary user who owns its database, or nil and an error.
 function M.start()
   if not has_host then
     return nil, failure("only programs run by mtenant-run can have one")
   end
-  local slot, url = host.pg_given()
-  if slot then
-    given = given or new_server(slot)
-    given.url = url
-    return given
+  local server = M.given()
+  if server then
+    return server
   end
-  local err
-  slot, err = host.pg_open()
+  local slot, err = host.pg_open()
   if not slot then
     return nil, failure(err)
   end
-  local server = new_server(slot)
+  server = new_server(slot)
   local answer, cancelled = ask(server)
   local dir
   dir, server.url = (answer or ""):match("^ok (%S+) (%S+)$")

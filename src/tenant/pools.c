@@ -83,6 +83,7 @@ int mt__pools_get(mt_manager *m, mt_endpoint *ep, const char *tenant_id,
   if (!e) e = add(m, key, ep, own);
   mt_free(key);
   if (!e) return mt_fail(err, mt_error_oom());
+  e->users++;
   *out = e;
   return MT_OK;
 }
@@ -100,7 +101,7 @@ static void on_dedicated_closed(void *data) {
 
 void mt__pools_close_dedicated(mt_pool_entry *e) {
   mt_manager *m = e->manager;
-  if (e->closed) return; /* a disposal is at it */
+  if (--e->users > 0 || e->closed) return; /* or a disposal is at it */
   HASH_DEL(m->pools, e);
   e->closed = true;
   m->refs++;

@@ -28,7 +28,9 @@ typedef struct mt_pool_entry {
   UT_hash_handle hh;
   mt_manager *manager;
   mt_pool *pool;
-  bool dedicated; /* belongs to one tenant, closed with it */
+  bool dedicated; /* belongs to one tenant, closed with its last entry: an
+                     evicted one may still drain beside the new one */
+  int users;      /* entries that have it */
   bool closed;
   char key[];
 } mt_pool_entry;
