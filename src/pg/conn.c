@@ -218,9 +218,12 @@ static void address_failed(mt_conn *c, mt_error *err) {
   try_addr(c);
 }
 
+/* Notices are for people at a terminal, but libpq takes the last words to an
+ * idle connection for one. */
 static void on_notice(void *data, const PGresult *res) {
-  (void)data;
-  (void)res; /* notices are for people at a terminal */
+  const char *sev = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
+  mt_conn *c = data;
+  if (sev && (*sev == 'F' || *sev == 'P')) c->fatal = true;
 }
 
 typedef struct params {
@@ -274,7 +277,7 @@ static void try_addr(mt_conn *c) {
     return;
   }
   PQsetErrorVerbosity(c->pg, PQERRORS_VERBOSE);
-  PQsetNoticeReceiver(c->pg, on_notice, NULL);
+  PQsetNoticeReceiver(c->pg, on_notice, c);
   if (PQstatus(c->pg) == CONNECTION_BAD)
     address_failed(c, start_failure(c));
   else

@@ -234,6 +234,7 @@ static void handle(mt_conn *c, mt_req *req, PGresult *res) {
 
 /* NULL ends a step, or a simple query. False: nothing more to read. */
 static bool step_ended(mt_conn *c, mt_req *req) {
+  /* libpq drops its queue with the connection: it knows no step any more */
   if (PQstatus(c->pg) == CONNECTION_BAD) return false;
   if (c->simple) {
     c->simple = false;

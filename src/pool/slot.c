@@ -197,12 +197,10 @@ static bool wants_one(mt_pool *p, const load *l, size_t total, double now) {
   const mt_lease *first;
   if (total == 0) return plain || p->lease_waiters.len > 0;
   if (total < (size_t)p->opt.min) return true;
-  if (p->lease_waiters.len > (size_t)p->connecting) {
+  if (p->lease_waiters.len > coming) {
     if (total < MT_SOFT_MAX) return true;
     first = mt_container(p->lease_waiters.head, mt_lease, node);
-    if (p->lease_waiters.len > coming &&
-        now - first->queued_at > MT_LEASE_WAIT_MS)
-      return true;
+    if (now - first->queued_at > MT_LEASE_WAIT_MS) return true;
   }
   if (p->connecting > 0) return false;
   if (plain && l->usable == 0) return true;

@@ -165,6 +165,31 @@ static void what_was_answered_stays_answered(void **state) {
   end(&f);
 }
 
+/* The answers and the end have come together before anybody looked. */
+static void answers_before_the_end_count(void **state) {
+  static const char *const sqls[] = {
+      "INSERT INTO items VALUES (2)", "INSERT INTO items VALUES (3)",
+      "SELECT pg_terminate_backend(pg_backend_pid())",
+      "INSERT INTO items VALUES (4)", "INSERT INTO items VALUES (5)"};
+  mt_answer answers[5];
+  fixture f;
+  int i;
+  (void)state;
+  begin(&f);
+  for (i = 0; i < 5; i++) mt_client_send(&f.c, &answers[i], 0, f.a, sqls[i]);
+  for (i = 0; i < 1000 && mt_observer_backends(&eye) > 0; i++)
+    mt_observer_sql(&eye, "SELECT pg_sleep(0.002)");
+  MT_RUN_UNTIL(f.r, f.c.closed);
+  mt_answer_text(&answers[0]);
+  mt_answer_text(&answers[1]);
+  assert_false(answers[2].req->err->ambiguous);
+  expect_lost(&answers[3], false, true);
+  expect_lost(&answers[4], false, true);
+  assert_int_equal(rows(), 3);
+  for (i = 0; i < 5; i++) mt_answer_free(&answers[i]);
+  end(&f);
+}
+
 static void closing_answers_what_is_on_the_way(void **state) {
   mt_answer sent, unsent[2];
   fixture f;
@@ -330,6 +355,7 @@ int main(void) {
       cmocka_unit_test(write_that_fails_is_noticed),
       cmocka_unit_test(idle_connection_notices_its_end),
       cmocka_unit_test(what_was_answered_stays_answered),
+      cmocka_unit_test(answers_before_the_end_count),
       cmocka_unit_test(closing_answers_what_is_on_the_way),
       cmocka_unit_test(closed_connection_answers_what_comes_late),
       cmocka_unit_test(transaction_is_lost_for_certain_until_its_commit),

@@ -234,6 +234,21 @@ describe("get_db_async", function()
     assert.is_true(took < 400, "took " .. took)
   end))
 
+  it("has a sibling for the shared schema, which is called shared", env.in_task(
+    function()
+      local seen = {}
+      local manager = down({
+        max_attempts = 2, initial_delay_ms = 5, max_delay_ms = 5,
+        on_retry = function(_, _, _, info) seen[#seen + 1] = info.tenant_id end,
+      })
+      local db, err = manager:get_shared_db_async()
+      assert.is_nil(db)
+      assert.equal("refused", err.code)
+      assert.equal(2, err.attempts)
+      assert.equal("shared", err.tenant_id)
+      assert.same({ "shared" }, seen)
+    end))
+
   it("does not repeat what is final", env.in_task(function()
     local calls = 0
     local manager = env.manager({ connection = { retry = {
@@ -292,7 +307,7 @@ describe("get_db_async", function()
 end)
 
 
-describe("the seed's example configuration", function()
+describe("drizzle-multitenant's example of a retry configuration", function()
   setup(function() env.tenants({ "acme" }) end)
   after_each(env.assert_nothing_left)
 

@@ -163,6 +163,36 @@ describe("an entry", function()
     assert.same({ "created a", "evicted a manual", "created a" }, log)
   end))
 
+  it("of its own pool keeps that as long as anything of it is left",
+     env.in_task(function()
+    local manager = env.manager({ isolation = { mode = "dedicated" } })
+    local a = assert(manager:get_db("a"))
+    for _ = 1, 5 do
+      local go
+      local tx = mtenant.spawn(a.transaction, a, function(tx)
+        env.must(tx:query("SELECT 1"))
+        while not go do mtenant.sleep(1) end
+        return tx:value("SELECT 6")
+      end)
+      env.eventually("the transaction", function()
+        return env.count("state = 'idle in transaction'") == 1
+      end)
+      assert.is_true(manager:evict_pool("a"))
+      assert.equal(7, a:value("SELECT 7")) -- by a new entry
+      go = true
+      assert.equal(6, tx:await())
+      for _ = 1, 5 do -- the old entry goes meanwhile
+        mtenant.sleep(1)
+        assert.equal(8, a:value("SELECT 8"))
+        assert.equal(9, a:transaction(function(t) return t:value("SELECT 9") end))
+      end
+    end
+    assert.is_true(manager:evict_pool("a"))
+    env.eventually("its connections to be closed", function()
+      return env.count() == 0
+    end)
+  end))
+
   it("that never worked is dropped with reason error", env.in_task(function()
     local overrides, log = recorder()
     local manager = env.manager(overrides)
