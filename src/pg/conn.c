@@ -240,7 +240,7 @@ static void add(params *p, const char *key, const char *value) {
 /* Later keywords win: the user's come first, what isolation needs last. */
 static void start_connect(mt_conn *c) {
   const mt_host *h = &c->endpoint->hosts[c->host];
-  char password[512] = "";
+  char password[8192] = ""; /* tokens of cloud providers are long */
   char *options;
   params p = {.n = 0};
   char **k;
@@ -263,6 +263,12 @@ static void start_connect(mt_conn *c) {
   mt_free(options);
 }
 
+/* For one address; 0 is no limit. */
+static void start_clock(mt_conn *c) {
+  if (c->opt.connect_timeout_ms > 0)
+    mt_timer_set(c->reactor, &c->timer, c->opt.connect_timeout_ms);
+}
+
 static void try_addr(mt_conn *c) {
   if (c->addr >= c->naddrs) {
     c->host++;
@@ -270,7 +276,7 @@ static void try_addr(mt_conn *c) {
     return;
   }
   if (c->state == MT_CONN_RESOLVING) set_state(c, MT_CONN_CONNECTING);
-  mt_timer_set(c->reactor, &c->timer, c->opt.connect_timeout_ms);
+  start_clock(c);
   start_connect(c);
   if (!c->pg) {
     mt_conn_close(c, mt_error_oom());
@@ -316,7 +322,7 @@ static void try_host(mt_conn *c) {
     return;
   }
   set_state(c, MT_CONN_RESOLVING);
-  mt_timer_set(c->reactor, &c->timer, c->opt.connect_timeout_ms);
+  start_clock(c);
   if (mt_resolve(c->reactor, h->host, on_resolved, c, &c->lookup, &err) !=
       MT_OK)
     mt_conn_close(c, err);

@@ -61,7 +61,8 @@ int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
     goto fail;
   }
   *q = (query){done, data};
-  req->timeout_ms = timeout_ms;
+  req->timeout_ms =
+      timeout_ms > 0 ? timeout_ms : t->manager->cfg.statement_timeout_ms;
   req->on_finish = on_finish;
   req->data = q;
   rc = mt_tenant_submit(t, req, err);

@@ -7,6 +7,7 @@ local mtenant = require "mtenant"
 local CODE = mtenant.errors.CODE
 
 local server -- over TCP, asks for passwords
+local silent -- accepts connections, and that is all
 
 
 local function url(user, password, database, port, host)
@@ -65,7 +66,10 @@ describe("a connection", function()
       CREATE DATABASE closed ALLOW_CONNECTIONS false;
       GRANT USAGE ON SCHEMA t_acme TO asks, asks2, limited;]])
   end)
-  teardown(function() env.close(server) end)
+  teardown(function()
+    env.close(server)
+    if silent then env.close(silent) end
+  end)
   after_each(env.assert_nothing_left)
 
   it("to a port where nobody listens is refused", env.in_task(function()
@@ -189,8 +193,7 @@ describe("a connection", function()
 
   it("that is accepted and then ignored ends after connect_timeout_ms",
      env.in_task(function()
-    local silent = env.silent_server()
-    finally(function() env.close(silent) end)
+    silent = env.silent_server()
     local err, took = failure({
       url = url("mtenant", nil, nil, silent.port),
       pool = { connect_timeout_ms = 150 },
@@ -203,8 +206,7 @@ describe("a connection", function()
   end))
 
   it("that is ignored by one host is tried at the next", env.in_task(function()
-    local silent = env.silent_server()
-    finally(function() env.close(silent) end)
+    silent = silent or env.silent_server()
     local manager = env.manager({ connection = {
       url = ("postgresql://mtenant@127.0.0.1:%d,127.0.0.1:%d/mtenant"):format(
         silent.port, server.port),

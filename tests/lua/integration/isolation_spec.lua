@@ -183,7 +183,7 @@ describe("tenants on the same connections", function()
           max_connections = 2, cache_statements = seed == 1 and 256 or 3,
           pool = { acquire_timeout_ms = 30000 },
         } })
-        run(manager, seed, 10)
+        run(manager, seed, 8)
         assert.is_true(manager:get_stats().peak <= 2)
       end, 40000))
   end
