@@ -69,7 +69,8 @@ static void end(mt_attempts *f, const mt_error *err) {
 
 void mt__flight_abort(mt_attempts *f, const mt_error *err) { end(f, err); }
 
-static void event(mt_attempts *f, const char *kind, const mt_error *err) {
+/* False: the host has ended the flight within the event. */
+static bool event(mt_attempts *f, const char *kind, const mt_error *err) {
   mt_tenant *t = f->tenant;
   mt_event ev = {
       .kind = kind,
@@ -81,20 +82,20 @@ static void event(mt_attempts *f, const char *kind, const mt_error *err) {
       .delay_ms = f->delay_ms,
       .total_time_ms = mt_reactor_now(t->manager->reactor) - f->started_at};
   mt__manager_event(t->manager, &ev);
+  return t->flight == f;
 }
 
 static void succeeded(mt_attempts *f) {
   mt_tenant *t = f->tenant;
   f->attempt++;
   t->verified = mt_pool_generation(t->entry->pool);
-  if (f->attempt > 1) event(f, "connection_success", NULL);
-  end(f, NULL);
+  if (f->attempt == 1 || event(f, "connection_success", NULL)) end(f, NULL);
 }
 
 /* An entry that never worked is not kept: the next call starts afresh. */
 static void gave_up(mt_attempts *f, const mt_error *err) {
   mt_tenant *t = f->tenant;
-  event(f, "pool_error", err);
+  if (!event(f, "pool_error", err)) return;
   mt_tenant_ref(t);
   end(f, err);
   if (t->registered && !t->shared && !t->verified && !mt_tenant_busy(t))
@@ -136,7 +137,7 @@ static void failed(mt_attempts *f, const mt_error *err) {
     return;
   }
   f->delay_ms = delay;
-  event(f, "connection_retry", err);
+  if (!event(f, "connection_retry", err)) return;
   mt_timer_set(m->reactor, &f->timer, delay);
 }
 

@@ -153,26 +153,31 @@ void mt__tenant_evict(mt_tenant *t, const char *reason) {
   mt__tenant_check(t);
 }
 
-/* Room for one more: the oldest entry that nobody uses goes. */
-static void make_room(mt_manager *m) {
-  mt_node *n, *next;
-  for (n = m->lru.head; n && m->lru.len >= (size_t)m->cfg.max_pools; n = next) {
+static mt_tenant *oldest_idle(mt_manager *m) {
+  mt_node *n;
+  for (n = m->lru.head; n; n = n->next) {
     mt_tenant *t = mt_container(n, mt_tenant, lru);
-    next = n->next;
-    if (!mt_tenant_busy(t)) mt__tenant_evict(t, "lru_eviction");
+    if (!mt_tenant_busy(t)) return t;
   }
+  return NULL;
+}
+
+/* Room for one more: the oldest entry that nobody uses goes. The host hears
+ * of it and may change the registry: each round starts afresh. */
+static void make_room(mt_manager *m) {
+  mt_tenant *t;
+  while (m->lru.len >= (size_t)m->cfg.max_pools && (t = oldest_idle(m)))
+    mt__tenant_evict(t, "lru_eviction");
 }
 
 static void on_sweep(mt_timer *timer) {
   mt_manager *m = mt_container(timer, mt_manager, sweep);
   double now = mt_reactor_now(m->reactor);
-  mt_node *n, *next;
-  for (n = m->lru.head; n; n = next) {
-    mt_tenant *t = mt_container(n, mt_tenant, lru);
-    next = n->next;
+  while (m->lru.head) {
+    mt_tenant *t = mt_container(m->lru.head, mt_tenant, lru);
     if (now - t->last_used < m->cfg.pool_ttl_ms) break;
     if (mt_tenant_busy(t))
-      t->last_used = now;
+      mt__tenant_touch(t);
     else
       mt__tenant_evict(t, "ttl_expired");
   }
@@ -215,12 +220,16 @@ int mt_manager_tenant(mt_manager *m, const char *id, mt_tenant **out,
   int rc;
   if (m->disposing) return mt_fail(err, mt__disposed_error());
   t = mt_manager_find(m, id);
+  if (!t) {
+    make_room(m);
+    if (m->disposing) return mt_fail(err, mt__disposed_error());
+    t = mt_manager_find(m, id); /* the host may have made it */
+  }
   if (t) {
     mt__tenant_touch(t);
     *out = mt_tenant_ref(t);
     return MT_OK;
   }
-  make_room(m);
   t = mt__tenant_new(m, id, false);
   if (!t) return mt_fail(err, mt_error_oom());
   rc = enter(m, t, err);
