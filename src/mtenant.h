@@ -206,7 +206,9 @@ MT_API void mt_manager_resolved(mt_manager *m, uint64_t token,
 /*
  * Fails every waiter with MT_E_DISPOSED, cancels what runs, closes all
  * connections, then calls `done` (may be NULL) exactly once and not before
- * this returns. Idempotent. timeout_ms <= 0 takes the default of 5000.
+ * this returns. Idempotent: every call's `done` is called; one given while an
+ * earlier one waits needs memory, and where there is none is called at once.
+ * timeout_ms <= 0 takes the default of 5000.
  */
 MT_API void mt_manager_dispose(mt_manager *m, double timeout_ms,
                                void (*done)(void *data), void *data);

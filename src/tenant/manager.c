@@ -281,9 +281,13 @@ static void on_disposed(mt_defer *d) {
   m->refs++;
   while (m->disposals) {
     mt_disposal *next = m->disposals;
-    m->disposals = next->next;
-    next->done(next->data);
-    mt_free(next);
+    mt_disposal now = *next;
+    m->disposals = now.next;
+    if (next == &m->first_disposal)
+      next->done = NULL;
+    else
+      mt_free(next);
+    now.done(now.data);
   }
   if (first) mt__manager_unref(m); /* taken by start_disposal */
   mt__manager_unref(m);
@@ -304,12 +308,16 @@ static void start_disposal(mt_manager *m, double timeout_ms) {
 
 void mt_manager_dispose(mt_manager *m, double timeout_ms,
                         void (*done)(void *data), void *data) {
-  mt_disposal *w = done ? mt_calloc(sizeof *w) : NULL;
-  if (w) {
+  mt_disposal *w = &m->first_disposal;
+  if (done && w->done) w = mt_calloc(sizeof *w);
+  if (done && w) {
     w->done = done;
     w->data = data;
     w->next = m->disposals;
     m->disposals = w;
+  } else if (done) {
+    done(data);
+    return;
   }
   if (!m->disposing)
     start_disposal(m, timeout_ms);

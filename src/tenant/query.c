@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/err.h"
 #include "pg/result.h"
 #include "tenant/tenant_priv.h"
 
@@ -13,8 +14,20 @@ typedef struct query {
   void *data;
 } query;
 
+/* 57014 says "cancelled" even where the server kept the statement's time. */
+static void explain(mt_req *req) {
+  mt_error *e;
+  if (!req->err || req->err->code != MT_E_CANCELLED || req->timeout_ms <= 0 ||
+      req->cancelled)
+    return;
+  e = mt_error_dup(req->err);
+  if (e->refs) e->code = MT_E_TIMEOUT;
+  mt_req_set_error(req, e);
+}
+
 static void on_finish(mt_req *req) {
   query *q = req->data;
+  explain(req);
   q->done(q->data, req->err ? NULL : mt_req_result(req), req->err);
   mt_free(q);
   mt_req_free(req);

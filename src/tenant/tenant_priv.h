@@ -41,6 +41,7 @@ struct mt_manager {
   bool disposing, disposed;
   int pools_closing;
   mt_disposal *disposals;
+  mt_disposal first_disposal; /* needs no memory */
   mt_defer disposed_defer;
 };
 

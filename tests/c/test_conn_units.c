@@ -273,10 +273,11 @@ static void nothing_and_too_much_in_one_unit(void **state) {
   end(&f);
 }
 
-/* More than the sockets hold in both directions at once. */
+/* More than the sockets hold in both directions at once, behind a statement
+ * that keeps the server from reading until we let go of a lock. */
 static void full_sockets_do_not_block(void **state) {
   enum { N = 12, SIZE = 2 * 1024 * 1024 };
-  mt_answer answers[N];
+  mt_answer answers[N], head;
   char *text = malloc(SIZE + 1);
   const char *param = text;
   fixture f;
@@ -286,17 +287,22 @@ static void full_sockets_do_not_block(void **state) {
   begin(&f);
   memset(text, 'x', SIZE);
   text[SIZE] = '\0';
+  mt_observer_number(&eye, "SELECT count(pg_advisory_lock(7))");
+  mt_client_send(&f.c, &head, 0, NULL, "SELECT pg_advisory_xact_lock(7)");
   start = mt_reactor_now(f.r);
   for (i = 0; i < N; i++)
     mt_client_send_with(&f.c, &answers[i], 0, f.a, "SELECT $1::text", 1,
                         &param);
   assert_true(f.c.conn->blocked);
   assert_true(f.c.conn->outbox.len > 0);
-  assert_true(mt_reactor_now(f.r) - start < 2000);
+  assert_true(mt_reactor_now(f.r) - start < 20000);
+  assert_false(head.done);
+  mt_observer_sql(&eye, "SELECT pg_advisory_unlock(7)");
   MT_RUN_UNTIL(f.r, answers[N - 1].done);
+  mt_answer_free(&head);
   for (i = 0; i < N; i++) {
     assert_int_equal(strlen(mt_answer_text(&answers[i])), SIZE);
-    assert_int_equal(answers[i].order, i + 1);
+    assert_int_equal(answers[i].order, i + 2);
     mt_answer_free(&answers[i]);
   }
   free(text);
