@@ -153,6 +153,14 @@ typedef struct mt_route {
   const char *role;   /* NULL: the login's */
 } mt_route;
 
+/* What happens to a connection between one tenant's session and another's. */
+typedef enum mt_reset_mode {
+  MT_RESET_AUTO,        /* what touched its session is reset, and verified */
+  MT_RESET_ALWAYS,      /* after every transaction and session */
+  MT_RESET_DISCARD_ALL, /* as auto, by DISCARD ALL: plans go too */
+  MT_RESET_NEVER        /* unsafe: shows what the others prevent */
+} mt_reset_mode;
+
 typedef struct mt_manager_config {
   const char *url; /* NULL: libpq's environment */
   const char *application_name;
@@ -163,6 +171,7 @@ typedef struct mt_manager_config {
   int max_tenants_touched;
   mt_retry_policy retry;
   bool dedicated, verify_schema;
+  mt_reset_mode reset;
   int max_pools;
   double pool_ttl_ms;             /* 0: never */
   const char *const *search_path; /* NULL-ended; "$tenant" is the schema */

@@ -102,6 +102,8 @@ local LEADING = {
   { "isolation.search_path", kind = "strings",
     default = { "$tenant", "public" }, check = check_search_path },
   { "isolation.verify_schema", kind = "boolean", default = true },
+  { "isolation.reset", kind = "string",
+    enum = { "auto", "always", "discard_all" }, default = "auto" },
 }
 
 local TRAILING = {

@@ -62,6 +62,7 @@ local function flatten(cfg)
     has_password = c.password ~= nil,
     dedicated = i.mode == "dedicated",
     verify_schema = i.verify_schema,
+    reset = i.reset,
     max_pools = i.max_pools,
     pool_ttl_ms = i.pool_ttl_ms,
     search_path = i.search_path,

@@ -111,6 +111,7 @@ static mt_req *make(mt_lease_ud *u, mt_sql *sql, unsigned flags,
   if (u->session || sql->info.cls > MT_SQL_PLAIN) req->flags |= MT_REQ_UNNAMED;
   if (sql->info.lasting || sql->info.cls == MT_SQL_BLOCK)
     u->lease->tainted = true;
+  if (sql->info.unprovable) u->lease->unprovable = true;
   return req;
 }
 

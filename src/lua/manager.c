@@ -153,6 +153,15 @@ static mt_jitter jitter(lua_State *L) {
   return MT_JITTER_SEED;
 }
 
+static mt_reset_mode reset_mode(lua_State *L) {
+  static const char *const names[] = {"auto", "always", "discard_all"};
+  const char *s = str(L, "reset");
+  int i;
+  for (i = 0; s && i < 3; i++)
+    if (strcmp(s, names[i]) == 0) return (mt_reset_mode)i;
+  return MT_RESET_AUTO;
+}
+
 enum { MAX_PATH_NAMES = 32 };
 
 static void read_path(lua_State *L, const char **path) {
@@ -196,6 +205,7 @@ static void read_config(lua_State *L, mt_manager_config *c, const char **path) {
   c->retry.deadline_ms = num(L, "deadline_ms", 0);
   c->dedicated = flag(L, "dedicated");
   c->verify_schema = flag(L, "verify_schema");
+  c->reset = reset_mode(L);
   c->max_pools = (int)num(L, "max_pools", c->max_pools);
   c->pool_ttl_ms = num(L, "pool_ttl_ms", c->pool_ttl_ms);
   c->seed = (uint64_t)num(L, "seed", 0);
@@ -384,10 +394,18 @@ static int stats(lua_State *L) {
   set_number(L, "lost", (double)s.lost);
   set_number(L, "connect_failures", (double)s.connect_failures);
   set_number(L, "retired", (double)s.retired);
+  set_number(L, "resets", (double)s.resets);
   set_number(L, "tainted", (double)s.tainted);
   set_number(L, "leases", (double)s.leases);
   set_number(L, "requests", (double)s.requests);
   return 1;
+}
+
+/* unsafe_keep_sessions(): before its first use; connections go from tenant to
+ * tenant as they are. For tests that show what the reset prevents. */
+static int unsafe_keep_sessions(lua_State *L) {
+  mt_manager_keep_sessions(check(L)->m);
+  return 0;
 }
 
 static int manager_gc(lua_State *L) {
@@ -404,19 +422,21 @@ static int manager_gc(lua_State *L) {
 }
 
 void mt_lua_manager_register(lua_State *L) {
-  static const luaL_Reg methods[] = {{"tenant", tenant},
-                                     {"shared", shared},
-                                     {"resolved", resolved},
-                                     {"has", has},
-                                     {"count", count},
-                                     {"ids", ids},
-                                     {"schema", schema},
-                                     {"evict", evict},
-                                     {"dispose", dispose},
-                                     {"disposed", disposed},
-                                     {"random", random_unit},
-                                     {"stats", stats},
-                                     {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"tenant", tenant},
+      {"shared", shared},
+      {"resolved", resolved},
+      {"has", has},
+      {"count", count},
+      {"ids", ids},
+      {"schema", schema},
+      {"evict", evict},
+      {"dispose", dispose},
+      {"disposed", disposed},
+      {"random", random_unit},
+      {"stats", stats},
+      {"unsafe_keep_sessions", unsafe_keep_sessions},
+      {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", manager_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_MANAGER, methods, meta);
 }

@@ -17,13 +17,14 @@ typedef struct marks {
   const char *start, *end;
   bool into, into_temp; /* INTO as in SELECT INTO */
   bool session_name;    /* a function that changes the session, pg_temp. */
+  bool outside_name;    /* one whose effect no reset undoes */
   bool concurrently, with_hold, copy_std;
   bool broken; /* not terminated, or not understood */
 } marks;
 
 typedef struct verdict {
   mt_sql_class cls;
-  bool lasting, set_transaction;
+  bool lasting, set_transaction, unprovable;
   const char *control;
 } verdict;
 
@@ -57,14 +58,16 @@ static const word_set objects = {
 /* CREATE, ALTER or DROP of these refuses to run in a transaction. */
 static const word_set alone = {"database", "tablespace", "subscription",
                                "system", NULL};
+/* They leave what a reset takes away. */
+static const word_set session = {"reset",   "listen",     "discard",
+                                 "execute", "deallocate", NULL};
 /* Functions whose effect outlives the transaction. */
-static const word_set session_names = {"set_config",
-                                       "setseed",
-                                       "pg_create_logical_replication_slot",
-                                       "pg_create_physical_replication_slot",
-                                       "pg_replication_origin_session_setup",
-                                       "pg_replication_origin_session_reset",
-                                       NULL};
+static const word_set session_names = {"set_config", "setseed", NULL};
+/* ... and a reset of the session too. */
+static const word_set outside_names = {
+    "pg_create_logical_replication_slot", "pg_create_physical_replication_slot",
+    "pg_replication_origin_session_setup",
+    "pg_replication_origin_session_reset", NULL};
 
 static bool in_set(const mt_token *t, const char *const *set) {
   for (; *set; set++) {
@@ -89,11 +92,17 @@ static bool contains(const mt_token *t, const char *part) {
   return false;
 }
 
+static bool is_outside_name(const mt_token *t) {
+  mt_token name = *t;
+  name.kind = MT_TOK_WORD;
+  return in_set(&name, outside_names) || has_prefix(&name, "dblink_");
+}
+
 /* Quoted names count like others, whatever their case. */
 static bool is_session_name(const mt_token *t, const mt_lexer *rest) {
   mt_token name = *t;
   name.kind = MT_TOK_WORD;
-  if (in_set(&name, session_names) || has_prefix(&name, "dblink_")) return true;
+  if (in_set(&name, session_names)) return true;
   if (has_prefix(&name, "pg_temp")) {
     mt_lexer ahead = *rest;
     mt_token dot = mt_lexer_next(&ahead); /* else it is in a search_path */
@@ -201,8 +210,10 @@ static bool next_statement(mt_lexer *lx, marks *m) {
     if (t.kind == MT_TOK_WORD) mark_word(&s, &t, m);
     if (t.kind == MT_TOK_CHAR) mark_char(&s, *t.text, m);
     if (t.kind == MT_TOK_UNICODE) m->broken = true; /* any name at all */
-    if (t.kind == MT_TOK_WORD || t.kind == MT_TOK_QUOTED)
+    if (t.kind == MT_TOK_WORD || t.kind == MT_TOK_QUOTED) {
       m->session_name |= is_session_name(&t, &s.lx);
+      m->outside_name |= is_outside_name(&t);
+    }
     s.prev = t;
   }
   m->end = t.text;
@@ -211,21 +222,23 @@ static bool next_statement(mt_lexer *lx, marks *m) {
   return t.kind != MT_TOK_END;
 }
 
-static const verdict unknown = {.cls = MT_SQL_SESSION, .lasting = true};
+static const verdict unknown = {
+    .cls = MT_SQL_SESSION, .lasting = true, .unprovable = true};
+static const verdict lasting = {.cls = MT_SQL_SESSION, .lasting = true};
 
 static verdict passing_session(void) {
   return (verdict){.cls = MT_SQL_SESSION};
 }
 
 static verdict query(const marks *m) {
-  if (m->into_temp) return unknown;
+  if (m->into_temp) return lasting;
   return (verdict){.cls = m->into ? MT_SQL_DDL : MT_SQL_PLAIN};
 }
 
 static verdict create(mt_lexer *lx, const marks *m) {
   mt_token t = mt_lexer_next(lx);
   while (in_set(&t, create_skip)) t = mt_lexer_next(lx);
-  if (mt_token_is(&t, "temp") || mt_token_is(&t, "temporary")) return unknown;
+  if (mt_token_is(&t, "temp") || mt_token_is(&t, "temporary")) return lasting;
   if (m->concurrently || in_set(&t, alone)) return passing_session();
   return in_set(&t, objects) ? (verdict){.cls = MT_SQL_DDL} : unknown;
 }
@@ -238,7 +251,7 @@ static verdict alter_or_drop(mt_lexer *lx, const marks *m) {
 
 /* SET LOCAL x, but not SET local.x = 1 or SET local TO 1. */
 static verdict set(mt_lexer *lx) {
-  verdict v = unknown;
+  verdict v = lasting;
   mt_token t = mt_lexer_next(lx), next = mt_lexer_next(lx);
   bool names = (next.kind == MT_TOK_WORD && !mt_token_is(&next, "to")) ||
                next.kind == MT_TOK_QUOTED;
@@ -261,7 +274,7 @@ static verdict prepare(mt_lexer *lx) {
   mt_token t = mt_lexer_next(lx), id = mt_lexer_next(lx);
   if (mt_token_is(&t, "transaction") && id.kind == MT_TOK_LITERAL)
     return control("PREPARE TRANSACTION");
-  return unknown;
+  return lasting;
 }
 
 static verdict rollback(mt_lexer *lx) {
@@ -329,6 +342,7 @@ static verdict explain(mt_token t, mt_lexer *lx, const marks *m) {
 static verdict other(const mt_token *t, mt_lexer *lx, const marks *m) {
   if (in_set(t, ddl)) return (verdict){.cls = MT_SQL_DDL};
   if (in_set(t, passing)) return passing_session();
+  if (in_set(t, session)) return lasting;
   if (mt_token_is(t, "create")) return create(lx, m);
   if (mt_token_is(t, "alter") || mt_token_is(t, "drop"))
     return alter_or_drop(lx, m);
@@ -338,7 +352,7 @@ static verdict other(const mt_token *t, mt_lexer *lx, const marks *m) {
   if (mt_token_is(t, "copy"))
     return (verdict){.cls = m->copy_std ? MT_SQL_COPY : MT_SQL_SESSION};
   if (mt_token_is(t, "declare"))
-    return m->with_hold ? unknown : passing_session();
+    return m->with_hold ? lasting : passing_session();
   return transaction(t, lx);
 }
 
@@ -356,7 +370,9 @@ static verdict decide(const marks *m) {
     v = explain(t, &lx, m);
   else
     v = other(&t, &lx, m);
-  if (m->broken || (m->session_name && v.cls != MT_SQL_CONTROL)) {
+  if (m->broken || m->outside_name) v.unprovable = true;
+  if (m->broken ||
+      ((m->session_name || m->outside_name) && v.cls != MT_SQL_CONTROL)) {
     if (v.cls < MT_SQL_SESSION) v.cls = MT_SQL_SESSION;
     v.lasting = true;
   }
@@ -380,6 +396,7 @@ static void add_statement(mt_sql_info *out, const marks *m) {
   if (v.cls == MT_SQL_EMPTY) return;
   if (v.cls > out->cls) out->cls = v.cls;
   out->lasting |= v.lasting;
+  out->unprovable |= v.unprovable;
   if (out->statements++ == 0) out->set_transaction = v.set_transaction;
   if (v.control) name_control(out, v.control);
 }

@@ -40,6 +40,9 @@ typedef struct mt_sql_info {
                            session (SET but not SET LOCAL or SET TRANSACTION,
                            LISTEN, PREPARE, temp objects, advisory session
                            locks, unknown ...); false for CONTROL alone */
+  bool unprovable;      /* what it leaves no reset is known to take away: LOAD,
+                           named connections of dblink, replication slots,
+                           what is not known: close the connection */
   char control[24];     /* the control keyword in capitals, for messages */
 } mt_sql_info;
 

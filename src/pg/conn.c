@@ -389,9 +389,10 @@ static void on_timer(mt_timer *t) {
   if (c->state != MT_CONN_OPEN)
     connect_timed_out(c);
   else
-    mt_conn_close(c, mt_error_new(MT_E_CONNECTION_LOST,
-                                  "no answer to a cancel within %.0f ms",
-                                  c->opt.cancel_timeout_ms));
+    mt_conn_close(
+        c, mt_error_new(MT_E_CONNECTION_LOST,
+                        c->resetting ? "the session's reset took too long"
+                                     : "no answer to a cancel in time"));
 }
 
 static void on_processing(mt_defer *d) {

@@ -36,6 +36,8 @@ typedef struct mt_conn_callbacks {
   void (*on_progress)(mt_conn *c);
   /* Optional: asked at each attempt; false: none. */
   bool (*password)(mt_conn *c, char *buf, size_t size);
+  /* Optional: a reset (reset.h) has ended; clean: nothing is left. */
+  void (*on_reset)(mt_conn *c, bool clean);
 } mt_conn_callbacks;
 
 typedef struct mt_conn_options {
@@ -55,7 +57,7 @@ struct mt_conn {
   mt_conn_state state;
   struct pg_conn *pg;
   mt_io io;
-  mt_timer timer; /* connect timeout; later: cancel timeout */
+  mt_timer timer; /* connect timeout; later: of a cancel, of a reset */
   mt_defer closing, freeing, processing;
   mt_list outbox;   /* unsent */
   mt_list inflight; /* sent, in order */
@@ -66,9 +68,13 @@ struct mt_conn {
   bool simple;       /* out of pipeline mode for a simple query */
   bool paused;       /* a stream's consumer is behind */
   bool retire;       /* take no more requests */
-  bool fatal;        /* a FATAL result was read: what is behind did not run */
-  bool reported;     /* on_close has run */
-  mt_error *why;     /* reason of the close, owned */
+  bool resetting;    /* see reset.h */
+  bool touched;      /* the session may differ from how it was opened */
+  int reset_kind;
+  uint64_t reported_settings; /* hash of what the server reported at first */
+  bool fatal;    /* a FATAL result was read: what is behind did not run */
+  bool reported; /* on_close has run */
+  mt_error *why; /* reason of the close, owned */
   /* connecting */
   int host, addr, naddrs;
   char (*addrs)[MT_ADDR_LEN];

@@ -8,6 +8,10 @@
 
 /* The connection is up: prepare what every unit needs. */
 void mt__conn_setup(mt_conn *c);
+/* The scope statements again, after DISCARD ALL; forgets all others. */
+void mt__conn_prepare_scope(mt_conn *c);
+/* Sets client_connection_check_interval on the session. */
+void mt__conn_set_interval(mt_conn *c);
 /* Readiness of an open connection's socket. */
 void mt__conn_on_io(mt_conn *c, unsigned ready);
 /* Sends what can be sent. */

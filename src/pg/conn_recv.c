@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "pg/conn_priv.h"
+#include "pg/reset.h"
 
 enum { MAX_STREAM_ROWS = 512 };
 
@@ -183,8 +184,9 @@ static void finish(mt_conn *c, mt_req *req) {
   if (c->state == MT_CONN_OPEN) c->cbs->on_progress(c);
 }
 
-static void user_result(mt_req *req, PGresult *res) {
+static void user_result(mt_conn *c, mt_req *req, PGresult *res) {
   req->answered = true;
+  if (req->sql) mt__conn_see_tag(c, PQcmdStatus(res));
   if (req->err) {
     PQclear(res);
     return;
@@ -212,7 +214,7 @@ static void handle(mt_conn *c, mt_req *req, PGresult *res) {
     case PGRES_COMMAND_OK:
     case PGRES_EMPTY_QUERY:
       if (user) {
-        user_result(req, res);
+        user_result(c, req, res);
         return;
       }
       break;

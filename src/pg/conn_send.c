@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "pg/conn_priv.h"
+#include "pg/reset.h"
 
 /* ---- units ------------------------------------------------------------------ */
 
@@ -182,7 +183,7 @@ void mt__conn_update_io(mt_conn *c) {
 
 static void on_setup(mt_req *req) {
   mt_conn *c = req->data;
-  c->rtt_ms = mt_reactor_now(c->reactor) - c->opened_at;
+  if (c->rtt_ms == 0) c->rtt_ms = mt_reactor_now(c->reactor) - c->opened_at;
   if (req->err && c->state == MT_CONN_OPEN)
     mt_conn_close(c, mt_error_ref(req->err));
   mt_req_free(req);
@@ -192,8 +193,10 @@ static void on_ignored(mt_req *req) { mt_req_free(req); }
 
 /* Ends the backend soon after its client has gone, even in the middle of a
  * long statement (PostgreSQL 14 and newer, Linux). */
-static void send_check_interval(mt_conn *c) {
-  mt_req *req = mt_req_new_text(
+void mt__conn_set_interval(mt_conn *c) {
+  mt_req *req;
+  if (PQserverVersion(c->pg) < 140000) return;
+  req = mt_req_new_text(
       0, NULL,
       "select pg_catalog.set_config('client_connection_check_interval',"
       "'2000',false)");
@@ -202,29 +205,42 @@ static void send_check_interval(mt_conn *c) {
   mt_conn_submit(c, req);
 }
 
-/* Prepares the scope statements; units may be sent right behind them. */
-void mt__conn_setup(mt_conn *c) {
+static bool prepare(mt_conn *c, mt_req *req, const char *name, const char *sql,
+                    int nparams) {
+  return add_step(req, MT_STEP_PREPARE,
+                  PQsendPrepare(c->pg, name, sql, nparams, NULL));
+}
+
+/* Units may be sent right behind it. */
+void mt__conn_prepare_scope(mt_conn *c) {
   mt_req *req = mt_req_new(MT_REQ_PING, NULL, NULL);
-  if (!req || PQsetnonblocking(c->pg, 1) != 0 || !PQenterPipelineMode(c->pg)) {
-    mt_req_free(req);
+  if (!req) {
     mt_conn_close(c, mt_error_oom());
     return;
   }
-  PQsetErrorVerbosity(c->pg, PQERRORS_DEFAULT);
+  mt_stmt_cache_clear(&c->stmts);
   req->on_done = on_setup;
   req->data = c;
   req->state = MT_REQ_SENT;
   mt_list_push(&c->inflight, &req->node);
-  if (!add_step(req, MT_STEP_PREPARE,
-                PQsendPrepare(c->pg, "mt_scope", MT_SCOPE_SQL, 3, NULL)) ||
-      !add_step(
-          req, MT_STEP_PREPARE,
-          PQsendPrepare(c->pg, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4, NULL)) ||
+  if (!prepare(c, req, "mt_scope", MT_SCOPE_SQL, 3) ||
+      !prepare(c, req, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4) ||
       !PQpipelineSync(c->pg)) {
     mt_conn_close(c, mt__conn_lost(c));
     return;
   }
-  if (PQserverVersion(c->pg) >= 140000) send_check_interval(c);
   c->blocked = PQflush(c->pg) > 0;
+}
+
+void mt__conn_setup(mt_conn *c) {
+  if (PQsetnonblocking(c->pg, 1) != 0 || !PQenterPipelineMode(c->pg)) {
+    mt_conn_close(c, mt_error_oom());
+    return;
+  }
+  PQsetErrorVerbosity(c->pg, PQERRORS_DEFAULT);
+  mt__conn_remember(c);
+  mt__conn_prepare_scope(c);
+  if (c->state != MT_CONN_OPEN) return;
+  mt__conn_set_interval(c);
   mt__conn_update_io(c);
 }

@@ -22,8 +22,12 @@ static uint32_t remove_stmt(mt_stmt_cache *c, mt_stmt *s) {
   return number;
 }
 
-void mt_stmt_cache_fini(mt_stmt_cache *c) {
+void mt_stmt_cache_clear(mt_stmt_cache *c) {
   while (c->lru.head) remove_stmt(c, mt_container(c->lru.head, mt_stmt, lru));
+}
+
+void mt_stmt_cache_fini(mt_stmt_cache *c) {
+  mt_stmt_cache_clear(c);
   mt_free(c->seen);
   c->seen = NULL;
 }

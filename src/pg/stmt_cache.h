@@ -35,6 +35,8 @@ typedef enum mt_stmt_use {
 
 void mt_stmt_cache_init(mt_stmt_cache *c, int cap);
 void mt_stmt_cache_fini(mt_stmt_cache *c);
+/* Forgets all; names still count up. */
+void mt_stmt_cache_clear(mt_stmt_cache *c);
 /* Key of a scope id and a SQL id. */
 uint64_t mt_stmt_key(uint32_t scope, uint32_t sql);
 /* How to run the key now; *name is valid until the next call. With

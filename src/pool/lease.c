@@ -5,6 +5,7 @@
 #include <assert.h>
 
 #include "base/alloc.h"
+#include "pg/reset.h"
 #include "pool/pool_priv.h"
 
 /* ---- granting ---------------------------------------------------------------- */
@@ -204,28 +205,59 @@ static bool roll_back(mt_lease *l) {
   return true;
 }
 
-static void go_idle(mt_lease *l) {
+/* Free for others, or closed. */
+static void go_idle(mt_lease *l, bool clean) {
   mt_slot *s = l->slot;
   mt_pool *p = s->pool;
-  bool again = !l->tainted && !p->closing && !s->retiring && !s->conn->retire;
-  if (l->tainted) p->stats.tainted++;
+  bool again = clean && !p->closing && !s->retiring && !s->conn->retire;
+  if (!clean) p->stats.tainted++;
   s->idle_since = mt_reactor_now(p->reactor);
   drop(l);
   if (!again) mt__slot_close(s);
 }
 
-/* The reuse decision: quiet, then no transaction, then untouched. */
+static bool needs_reset(mt_lease *l) {
+  mt_conn *c = l->slot->conn;
+  mt_reset_mode mode = l->slot->pool->opt.reset;
+  if (mode == MT_RESET_NEVER) return c->touched = false;
+  return l->tainted || l->unprovable || mode == MT_RESET_ALWAYS ||
+         mt_conn_touched(c);
+}
+
+/* It will not be used again anyway. */
+static bool is_ending(const mt_slot *s) {
+  return s->pool->closing || s->retiring || s->conn->retire;
+}
+
+static void reset(mt_lease *l) {
+  mt_slot *s = l->slot;
+  bool all = s->pool->opt.reset == MT_RESET_DISCARD_ALL;
+  if (!l->unprovable && !is_ending(s)) {
+    l->resetting =
+        mt_conn_reset(s->conn, all ? MT_RESET_DISCARD : MT_RESET_PARTS);
+    if (l->resetting) return;
+  }
+  go_idle(l, is_ending(s));
+}
+
+void mt__lease_reset_done(mt_lease *l, bool clean) {
+  mt_pool *p = l->share->pool;
+  if (clean) p->stats.resets++;
+  go_idle(l, clean);
+  mt__pool_kick(p);
+}
+
+/* The reuse decision: quiet, then no transaction, then nothing left behind. */
 void mt__lease_continue(mt_lease *l) {
   mt_conn *c = l->slot->conn;
   if (c->state != MT_CONN_OPEN) return; /* on_close ends it */
-  if (!mt_conn_quiet(c)) return;
-  if (mt_conn_idle_status(c)) {
-    go_idle(l);
-    return;
-  }
-  if (l->rolled_back || l->tainted || !roll_back(l)) {
-    l->tainted = true;
-    go_idle(l);
+  if (!mt_conn_quiet(c) || l->resetting) return;
+  if (!mt_conn_idle_status(c)) {
+    if (l->rolled_back || !roll_back(l)) go_idle(l, false);
+  } else if (needs_reset(l)) {
+    reset(l);
+  } else {
+    go_idle(l, true);
   }
 }
 

@@ -26,11 +26,14 @@ typedef struct mt_pool_options {
   int max_waiting; /* queued requests per share */
   double idle_timeout_ms, acquire_timeout_ms, max_lifetime_ms;
   int max_tenants_touched; /* then the connection is recycled */
+  mt_reset_mode reset;
 } mt_pool_options;
 
 typedef struct mt_pool_stats {
   uint64_t opened, lost, connect_failures, retired, leases, requests;
-  uint64_t tainted; /* connections closed because a lease touched them */
+  uint64_t resets;  /* sessions that were reset, and proven clean */
+  uint64_t tainted; /* connections closed because they could not be, or
+                       because something unexpected had touched them */
   int open, peak;
 } mt_pool_stats;
 
@@ -60,8 +63,10 @@ typedef struct mt_lease {
   mt_share *share;
   mt_slot *slot; /* NULL while waiting, and after the connection was lost */
   int inflight;
-  bool counted; /* in share->inflight */
-  bool tainted; /* something was left on the session: close it at the end */
+  bool counted;    /* in share->inflight */
+  bool tainted;    /* something was left on the session: reset it at the end */
+  bool unprovable; /* ... that no reset is known to take away: close it */
+  bool resetting;
   bool rolled_back;
   double queued_at;
   /* Runs once, later: err NULL when it is held. With an error the lease is
@@ -133,7 +138,7 @@ int mt_lease_submit(mt_lease *l, mt_req *req, mt_error **err);
 /* Cancels the running request; false: none runs, or not possible now. */
 bool mt_lease_cancel(mt_lease *l);
 /* Gives it back, in any state: what runs is cancelled, an open transaction is
- * rolled back, a tainted connection closed. The lease must not be used any
+ * rolled back, a tainted connection reset or closed. Not to be used any
  * more. */
 void mt_lease_release(mt_lease *l);
 /* Process id of the backend, 0 when lost. */

@@ -104,6 +104,8 @@ void mt__slot_touch(mt_slot *s, uint64_t hash);
 void mt__lease_lost(mt_lease *l);
 /* Goes on with a release once its connection is quiet. */
 void mt__lease_continue(mt_lease *l);
+/* Its connection's session is as new, or is not. */
+void mt__lease_reset_done(mt_lease *l, bool clean);
 /* Hands idle slots to waiting leases and reserves others. */
 void mt__lease_grant_all(mt_pool *p);
 /* Fails a waiting lease that is in no list any more. */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "pg/reset.h"
 #include "pool/pool_priv.h"
 
 /* ---- state ------------------------------------------------------------------ */
@@ -108,14 +109,31 @@ static void on_close(mt_conn *c, const mt_error *err) {
   mt__pool_dispatch(p);
 }
 
-/* Nobody waits for what it has sent; its ROLLBACK is the pool's. */
+/* Nobody waits for what it has sent; ROLLBACK and reset are the pool's. */
 static bool is_abandoned(const mt_lease *l) {
-  return l && l->state == MT_LEASE_RELEASING && !l->rolled_back;
+  return l && l->state == MT_LEASE_RELEASING && !l->rolled_back &&
+         !l->resetting;
+}
+
+/* A plain statement has changed the session all the same, by a function. */
+static void look_at_session(mt_slot *s) {
+  if (s->lease || s->retiring || s->pool->opt.reset == MT_RESET_NEVER ||
+      !mt_conn_touched(s->conn))
+    return;
+  s->pool->stats.tainted++;
+  mt__slot_retire(s);
+}
+
+static void on_reset(mt_conn *c, bool clean) {
+  mt_slot *s = slot_of(c);
+  if (s->lease) mt__lease_reset_done(s->lease, clean);
 }
 
 static void on_progress(mt_conn *c) {
   mt_slot *s = slot_of(c);
   mt_pool *p = s->pool;
+  look_at_session(s);
+  if (c->state != MT_CONN_OPEN) return;
   if (mt_conn_quiet(c)) {
     s->idle_since = mt_reactor_now(p->reactor);
     if (s->lease && s->lease->state == MT_LEASE_RELEASING)
@@ -142,7 +160,7 @@ static bool get_password(mt_conn *c, char *buf, size_t size) {
 }
 
 static const mt_conn_callbacks conn_callbacks = {on_open, on_close, on_progress,
-                                                 get_password};
+                                                 get_password, on_reset};
 
 /* False: no budget or no memory. */
 static bool open_one(mt_pool *p) {

@@ -343,6 +343,8 @@ mt_sql *mt_manager_sql(mt_manager *m, const char *sql, size_t len) {
   return mt_sql_intern(m->sqls, sql, len);
 }
 
+void mt_manager_keep_sessions(mt_manager *m) { m->cfg.reset = MT_RESET_NEVER; }
+
 mt_reactor *mt_manager_reactor(const mt_manager *m) { return m->reactor; }
 
 const mt_manager_config *mt_manager_get_config(const mt_manager *m) {
@@ -374,6 +376,7 @@ void mt_manager_stats(const mt_manager *m, mt_pool_stats *out,
     out->leases += s->leases;
     out->requests += s->requests;
     out->tainted += s->tainted;
+    out->resets += s->resets;
     out->open += s->open;
     out->peak += s->peak;
   }

@@ -48,7 +48,8 @@ static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
                        .idle_timeout_ms = c->idle_timeout_ms,
                        .acquire_timeout_ms = c->acquire_timeout_ms,
                        .max_lifetime_ms = c->max_lifetime_ms,
-                       .max_tenants_touched = c->max_tenants_touched};
+                       .max_tenants_touched = c->max_tenants_touched,
+                       .reset = c->reset};
   mt_server *server = server_for(m, ep->server);
   return server ? mt_pool_new(m->reactor, server, ep, &o, password, m) : NULL;
 }

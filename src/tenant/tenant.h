@@ -105,6 +105,8 @@ mt_tenant *mt_manager_next(const mt_manager *m, const mt_tenant *t);
 /* Drops the entry (reason "manual"); what is in flight finishes. False: there
  * was none. */
 bool mt_manager_evict(mt_manager *m, const char *id, const char *reason);
+/* Unsafe, for tests: pools made from now on reset nothing. */
+void mt_manager_keep_sessions(mt_manager *m);
 /* A random number in [0, 1) of the manager's generator. */
 double mt_manager_random(mt_manager *m);
 /* Sums over all pools. */

@@ -124,24 +124,6 @@ static void failed_transaction_is_rolled_back(void **state) {
   end(&f);
 }
 
-static void tainted_connection_is_closed(void **state) {
-  mt_held h;
-  fixture f;
-  int pid;
-  (void)state;
-  begin(&f, 1);
-  mt_held_get(&h, &f.p, &f.a);
-  pid = mt_lease_backend_pid(h.lease);
-  do_sql(&h, "SET work_mem = '1MB'");
-  h.lease->tainted = true;
-  mt_held_release(&h);
-  mt_held_get(&h, &f.p, &f.b);
-  assert_int_not_equal(mt_lease_backend_pid(h.lease), pid);
-  assert_int_equal(mt_pool_get_stats(f.p.pool)->tainted, 1);
-  mt_held_release(&h);
-  end(&f);
-}
-
 static void running_statement_is_cancelled_at_release(void **state) {
   mt_held h;
   mt_job j;
@@ -466,7 +448,6 @@ int main(void) {
       cmocka_unit_test(untouched_connection_is_used_again),
       cmocka_unit_test(open_transaction_is_rolled_back),
       cmocka_unit_test(failed_transaction_is_rolled_back),
-      cmocka_unit_test(tainted_connection_is_closed),
       cmocka_unit_test(running_statement_is_cancelled_at_release),
       cmocka_unit_test(cancel_reaches_the_held_connection),
       cmocka_unit_test(lease_gets_through_plain_load),

@@ -30,7 +30,7 @@ static bool password(mt_conn *conn, char *buf, size_t size) {
 }
 
 static const mt_conn_callbacks callbacks = {on_open, on_close, on_progress,
-                                            password};
+                                            password, NULL};
 
 void mt_client_init(mt_client *c, mt_reactor *r) {
   memset(c, 0, sizeof *c);
