@@ -290,6 +290,9 @@ void mt__conn_process(mt_conn *c) {
   }
   deliver_rows(c);
   if (c->state != MT_CONN_OPEN) return;
+  /* once for all that was answered together: it costs a third of a us */
+  if (!c->touched && mt_conn_touched(c)) c->cbs->on_progress(c);
+  if (c->state != MT_CONN_OPEN) return;
   if (PQstatus(c->pg) == CONNECTION_BAD && !c->paused) {
     mt_conn_close(c, mt__conn_lost(c));
     return;

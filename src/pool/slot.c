@@ -118,7 +118,7 @@ static bool is_abandoned(const mt_lease *l) {
 /* A plain statement has changed the session all the same, by a function. */
 static void look_at_session(mt_slot *s) {
   if (s->lease || s->retiring || s->pool->opt.reset == MT_RESET_NEVER ||
-      !mt_conn_touched(s->conn))
+      !s->conn->touched)
     return;
   s->pool->stats.tainted++;
   mt__slot_retire(s);
