@@ -157,6 +157,7 @@ end
 ---@param kind string  what leaked
 ---@param c table  the operation that met it
 function methods:leak(kind, c, what)
+  if c:disturbed() then what = what .. ", while its schema was dropped" end
   self.leaks[#self.leaks + 1] = { kind = kind, operation = c.index,
                                   name = c.name, tenant = c.t.id, what = what }
   if not self.options.keep_going then self.stopped = true end
