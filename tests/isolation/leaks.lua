@@ -20,11 +20,19 @@ local worlds = require "leaks.world"
 local STALLED_MS = 90000
 
 
+local function is_wanted(name, only)
+  for part in (only or name):gmatch("[^,]+") do
+    if name:find(part, 1, true) then return true end
+  end
+  return false
+end
+
+
 local function operations(only)
   local all = {}
   for _, name in ipairs({ "plain", "sessions", "transactions", "faults" }) do
     for _, row in ipairs(require("leaks." .. name).operations) do
-      if not only or row[1]:find(only, 1, true) then all[#all + 1] = row end
+      if is_wanted(row[1], only) then all[#all + 1] = row end
     end
   end
   return #all > 0 and random.weighted(all) or nil

@@ -14,7 +14,7 @@ tenant meets another's rows or session state.
   --workers=N       tasks that run operations at the same time (24)
   --reset=MODE      isolation.reset of the manager, where it is built
   --no-reset        reuse connections as they were left: must find a leak
-  --only=NAME       only the operations whose name contains NAME
+  --only=A,B        only the operations whose names contain A or B
   --keep-going      count leaks instead of stopping at the first one
   --json            the result as one line of JSON
   --help            this text
