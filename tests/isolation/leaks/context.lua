@@ -152,6 +152,21 @@ function methods:write(h, how, allowed, pending)
 end
 
 
+--- Makes an operation of one that works on a session: its tenant's schema is
+-- not dropped meanwhile. Whoever has a session when that happens is in
+-- `public` from then on, a documented limit.
+function M.on_session(operation)
+  return function(c)
+    local t = c.t
+    if t.changing then return c:read(c.db, "query") end
+    t.sessions = t.sessions + 1
+    local ok, err = xpcall(operation, debug.traceback, c)
+    t.sessions = t.sessions - 1
+    if not ok then error(err, 0) end
+  end
+end
+
+
 --- Calls fn, which may raise an error object (db:rows does).
 function methods:guard(allowed, fn)
   local ok, err = pcall(fn)

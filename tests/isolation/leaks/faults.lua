@@ -87,6 +87,8 @@ local function drop_schema(c)
   if t.shared or t.changing then return c:read(c.db, "query") end
   t.changing = true
   t.epoch = t.epoch + 1
+  -- a session keeps its path, whatever becomes of the schema
+  while t.sessions > 0 and not c.world.stopped do mtenant.sleep(1) end
   ledger.forget(t)
   if insist(c, "drop", function() return drop(c) end) then
     look_for_it(c)

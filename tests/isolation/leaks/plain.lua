@@ -1,6 +1,7 @@
 --- Operations that need no connection of their own: plain statements,
 -- pipelines, streams, several statements at once, DDL and blocks.
 
+local context = require "leaks.context"
 local ledger = require "leaks.ledger"
 local probe = require "leaks.probe"
 
@@ -183,7 +184,7 @@ local MET = "23505 42P07 42P01 42701 42703 42704 42710 42723 XX000 40P01 42883"
 
 
 local function ddl(c)
-  local name = "extra_" .. c.rand:int(3)
+  local name = ("extra_%d_%d"):format(c.t.n, c.rand:int(3))
   local statements = c.rand:pick {
     { "CREATE TABLE IF NOT EXISTS %s (owner text)",
       "INSERT INTO %s SELECT owner FROM me", "SELECT owner FROM %s",
@@ -239,7 +240,7 @@ M.operations = {
   { "pipeline", 30, pipeline },
   { "atomic pipeline", 15, atomic },
   { "rows", 20, rows },
-  { "exec", 15, exec },
+  { "exec", 15, context.on_session(exec) },
   { "lasting query", 30, lasting },
   { "block", 12, block },
   { "ddl", 8, ddl },

@@ -1,5 +1,6 @@
 --- db:session with a random program in it: everything a session can keep.
 
+local context = require "leaks.context"
 local ledger = require "leaks.ledger"
 local probe = require "leaks.probe"
 
@@ -183,7 +184,7 @@ local function session(c)
 end
 
 
-M.operations = { { "session", 60, session } }
+M.operations = { { "session", 60, context.on_session(session) } }
 
 
 return M

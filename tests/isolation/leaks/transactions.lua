@@ -58,12 +58,19 @@ local TEXTS = {
   "DECLARE inside CURSOR FOR SELECT 1",
   "DECLARE outside CURSOR WITH HOLD FOR SELECT 1",
   "PREPARE mine AS SELECT 1", "DEALLOCATE ALL",
-  "CREATE TABLE IF NOT EXISTS made (owner text)", "DROP TABLE IF EXISTS made",
+  "CREATE TABLE IF NOT EXISTS made_{n} (owner text)",
+  "DROP TABLE IF EXISTS made_{n}",
   "DO $$ BEGIN PERFORM set_config('work_mem', '8MB', false); END $$",
   "DO $$ BEGIN EXECUTE 'LISTEN news'; END $$",
   "LOCK TABLE items IN ROW SHARE MODE",
 }
 local OFTEN = "42P07 42P03 42P05 23505 XX000 42P01 25001"
+
+
+local function text(c, tx)
+  local sql = c.rand:pick(TEXTS):gsub("%%d", c.index):gsub("{n}", c.t.n)
+  run(c, tx, sql, OFTEN)
+end
 
 
 local STEPS = {
@@ -76,12 +83,8 @@ local STEPS = {
     c:write(tx, "transaction", ANY_TX, pending)
   end,
   nested,
-  function(c, tx)
-    run(c, tx, (c.rand:pick(TEXTS):gsub("%%d", c.index)), OFTEN)
-  end,
-  function(c, tx)
-    run(c, tx, (c.rand:pick(TEXTS):gsub("%%d", c.index)), OFTEN)
-  end,
+  text,
+  text,
   function(c, tx)
     c:guard(ANY_TX, function()
       for row in tx:rows("SELECT owner, g FROM me, "

@@ -29,6 +29,7 @@ local function new_tenant(n)
     role = n % 4 == 0 and "r_" .. n or nil,
     epoch = 0,       -- counted up when its schema is dropped and made again
     busy = 0,        -- operations under way
+    sessions = 0,    -- and those of them that hold a session
     acked = {}, maybe = {}, written = 0, -- see ledger.lua
   }
 end
