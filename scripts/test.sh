@@ -181,12 +181,21 @@ run_docs() {
   fi
 }
 
+run_isolation() { # suite, preset
+  local log=$work/log
+  MT_BUILD_DIR=$PWD/build/$2 timeout -k 10 900 tests/isolation/run.sh \
+    >"$log" 2>&1 </dev/null
+  report "$1" "$(sum 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$log")" \
+    "$(sum 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$log")" "$log"
+}
+
 install_packages
 build release
 build asan
 run_c_tests "C tests" release
 $quick || run_valgrind
 run_specs "specs" release lua5.4
+run_isolation isolation release
 run_luacheck
 run_clang_format
 run_layers

@@ -72,7 +72,7 @@ static bool state_is(const mt_error *e, const char *sqlstate) {
 /* The scope statement failed: the user's statement certainly did not run. */
 static mt_error *scope_failed(mt_conn *c, mt_req *req, mt_error *e) {
   req->not_run = true;
-  if (state_is(e, "22012")) {
+  if (state_is(e, "22012") || state_is(e, "3F000")) {
     mt_error_unref(e);
     return fence_error(c, req);
   }

@@ -83,6 +83,9 @@ void mt__conn_see_tag(mt_conn *c, const char *tag) {
   if (strncmp(tag, "SELECT", 6) == 0) return;
   for (i = 0; i < sizeof lasting / sizeof *lasting; i++)
     if (strncmp(tag, lasting[i], strlen(lasting[i])) == 0) c->touched = true;
+  /* took our names along, which the rest of a transaction would fail by */
+  if (strcmp(tag, "DEALLOCATE ALL") == 0 || strcmp(tag, "DISCARD ALL") == 0)
+    mt_stmt_cache_clear(&c->stmts);
 }
 
 /* ---- reset ------------------------------------------------------------------- */

@@ -31,36 +31,44 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
  * The scope statement, prepared on every connection: sets path ($1) and role
  * ($2) for the transaction, refuses a connection that is not on its guard
  * path (42602: not run, retire it) and a schema ($3) that is missing or not
- * usable (22012), before the user's statement runs. CASE fixes the order of
- * evaluation. docs/design.md, "The scope statement".
+ * usable (22012, 3F000), before the user's statement runs. CASE fixes the
+ * order of evaluation. docs/design.md, "The scope statement".
  */
-#define MT_SCOPE_SQL                                                      \
-  "select case when pg_catalog.set_config(case "                          \
-  "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
-  "else 'mtenant.dirty!' end,$1,true) is not null and "                   \
-  "pg_catalog.set_config('role',$2,true) is not null then "               \
-  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
-  "null)::int end"
+#define MT_SCOPE_SQL    \
+  MT__SCOPE_SET("true") \
+  "then " MT__FENCE("$3") " end"
 /* The same with a statement_timeout ($4). */
-#define MT_SCOPE_TIMEOUT_SQL                                              \
-  "select case when pg_catalog.set_config(case "                          \
-  "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
-  "else 'mtenant.dirty!' end,$1,true) is not null and "                   \
-  "pg_catalog.set_config('role',$2,true) is not null and "                \
-  "pg_catalog.set_config('statement_timeout',$4,true) is not null then "  \
-  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
-  "null)::int end"
+#define MT_SCOPE_TIMEOUT_SQL                                            \
+  MT__SCOPE_SET("true")                                                 \
+  "and pg_catalog.set_config('statement_timeout',$4,true) is not null " \
+  "then " MT__FENCE("$3") " end"
 /* For a session lease: stays until the connection is closed. */
-#define MT_SCOPE_SESSION_SQL                                              \
+#define MT_SCOPE_SESSION_SQL \
+  MT__SCOPE_SET("false")     \
+  "then " MT__FENCE("$3") " end"
+/* In a transaction, where the scope was set by text. */
+#define MT_FENCE_SQL "select " MT__FENCE("$1")
+
+#define MT__SCOPE_SET(local)                                              \
   "select case when pg_catalog.set_config(case "                          \
   "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
-  "else 'mtenant.dirty!' end,$1,false) is not null and "                  \
-  "pg_catalog.set_config('role',$2,false) is not null then "              \
-  "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
-  "null)::int end"
-/* In a transaction, where the scope was set by text. */
-#define MT_FENCE_SQL                                                        \
-  "select 1/(pg_catalog.current_schema() is not distinct from $1 or $1 is " \
-  "null)::int"
+  "else 'mtenant.dirty!' end,$1," local                                   \
+  ") is not null and "                                                    \
+  "pg_catalog.set_config('role',$2," local ") is not null "
+
+/* The schema is locked in between, against a DROP SCHEMA that commits after
+ * the look and before the user's statement, which would then be in `public`;
+ * pg_get_object_address is the function that takes that lock (ACCESS SHARE,
+ * to the end of the transaction). */
+#define MT__FENCE(schema)                                                  \
+  "case when " MT__IS_SCHEMA(                                              \
+      schema) "=1 and (" schema                                            \
+              " is null or "                                               \
+              "pg_catalog.pg_get_object_address('schema',array[" schema    \
+              "::pg_catalog.text],'{}') is not null) then " MT__IS_SCHEMA( \
+                  schema) " end"
+#define MT__IS_SCHEMA(schema)                                                 \
+  "1/(pg_catalog.current_schema() is not distinct from " schema " or " schema \
+  " is null)::int"
 
 #endif

@@ -229,6 +229,51 @@ describe("tenants on the same connections", function()
 end)
 
 
+describe("a schema that is dropped while a statement is on its way", function()
+  after_each(env.assert_nothing_left)
+
+  local WAYS = {
+    { "query", function(db)
+      return db:query("INSERT INTO items VALUES ('gone', 1)")
+    end },
+    { "transaction", function(db)
+      return db:transaction(function(tx)
+        return tx:query("INSERT INTO items VALUES ('gone', 1)")
+      end)
+    end },
+    { "call with a timeout", function(db)
+      return db:query({ sql = "INSERT INTO items VALUES ('gone', 1)",
+                        timeout_ms = 20000 })
+    end },
+  }
+
+  for _, way in ipairs(WAYS) do
+    it("does not let a " .. way[1] .. " fall into public", env.in_task(
+      function()
+        env.tenants({ "gone" })
+        env.sql("CREATE TABLE t_gone.items (owner text, n int);"
+          .. "CREATE TABLE public.items (owner text, n int);"
+          .. "GRANT ALL ON public.items TO PUBLIC")
+        local manager = env.manager()
+        local db = assert(manager:get_db_async("gone"))
+        local writer
+        assert(manager:get_shared_db():transaction(function(tx)
+          assert(tx:query("DROP SCHEMA t_gone CASCADE"))
+          writer = mtenant.spawn(way[2], db)
+          mtenant.sleep(100) -- it has begun, and waits for the drop
+          assert.is_false(writer.done)
+          return true
+        end))
+        local ok, err = writer:await()
+        assert.is_nil(ok)
+        assert.equal("tenant_not_found", err.code)
+        assert.equal("0", env.sql("SELECT count(*) FROM public.items"))
+        env.sql("DROP TABLE public.items")
+      end))
+  end
+end)
+
+
 describe("a connection that somebody has changed", function()
   setup(function()
     fill({ "acme", "globex" })

@@ -381,6 +381,20 @@ describe("db:transaction", function()
     end
   end))
 
+  it("goes on after it has deallocated all prepared statements", env.in_task(
+    function()
+      local db = db_of("acme", { connection = { max_connections = 1 } })
+      for _ = 1, 3 do -- prepared at the second use
+        assert.same({ ids = 0 }, db:one("SELECT count(*) AS ids FROM items"))
+      end
+      for _, sql in ipairs({ "DEALLOCATE ALL", "deallocate prepare all" }) do
+        assert(db:transaction(function(tx)
+          assert(tx:query(sql))
+          return tx:query("SELECT count(*) AS ids FROM items")
+        end))
+      end
+    end))
+
   it("takes the connection back in order after a failed BEGIN", env.in_task(
     function()
       local db = db_of("acme", { connection = { max_connections = 1 } })
