@@ -32,11 +32,14 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
  * ($2) for the transaction, refuses a connection that is not on its guard
  * path (42602: not run, retire it) and a schema ($3) that is missing or not
  * usable (22012), before the user's statement runs. CASE fixes the order of
- * evaluation. docs/design.md, "The scope statement".
+ * evaluation. docs/design.md, "The scope statement". The empty guard path shows
+ * as '' when a startup option has set it, as "" when ALTER ROLE has (behind a
+ * pooler).
  */
 #define MT_SCOPE_SQL                                                      \
   "select case when pg_catalog.set_config(case "                          \
   "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
+  "when '\"\"' then 'search_path' "                                       \
   "else 'mtenant.dirty!' end,$1,true) is not null and "                   \
   "pg_catalog.set_config('role',$2,true) is not null then "               \
   "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
@@ -45,6 +48,7 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
 #define MT_SCOPE_TIMEOUT_SQL                                              \
   "select case when pg_catalog.set_config(case "                          \
   "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
+  "when '\"\"' then 'search_path' "                                       \
   "else 'mtenant.dirty!' end,$1,true) is not null and "                   \
   "pg_catalog.set_config('role',$2,true) is not null and "                \
   "pg_catalog.set_config('statement_timeout',$4,true) is not null then "  \
@@ -54,6 +58,7 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
 #define MT_SCOPE_SESSION_SQL                                              \
   "select case when pg_catalog.set_config(case "                          \
   "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
+  "when '\"\"' then 'search_path' "                                       \
   "else 'mtenant.dirty!' end,$1,false) is not null and "                  \
   "pg_catalog.set_config('role',$2,false) is not null then "              \
   "1/(pg_catalog.current_schema() is not distinct from $3 or $3 is "      \
@@ -62,5 +67,13 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
 #define MT_FENCE_SQL                                                        \
   "select 1/(pg_catalog.current_schema() is not distinct from $1 or $1 is " \
   "null)::int"
+
+/* At the start of a connection: 22012 unless it is on its guard path, which
+ * comes from our startup option, or behind a pooler from ALTER ROLE. */
+#define MT_GUARD_SQL \
+  "select 1/(pg_catalog.current_setting('search_path') = '')::int"
+#define MT_GUARD_POOLED_SQL                                             \
+  "select 1/(pg_catalog.current_setting('search_path') in ('', '\"\"')" \
+  ")::int"
 
 #endif
