@@ -172,6 +172,7 @@ typedef struct mt_manager_config {
   mt_retry_policy retry;
   bool dedicated, verify_schema;
   mt_reset_mode reset;
+  bool pooled; /* behind a pooler in transaction mode (docs/pgbouncer.md) */
   int max_pools;
   double pool_ttl_ms;             /* 0: never */
   const char *const *search_path; /* NULL-ended; "$tenant" is the schema */

@@ -110,6 +110,7 @@ local TRAILING = {
   { "connection.password", kind = { "string", "function" } },
   { "connection.max_connections", kind = { "integer", "string" }, min = 1,
     enum = { "auto" }, default = "auto" },
+  { "connection.pooler", kind = "string", enum = { "transaction" } },
   { "connection.statement_timeout_ms", kind = "number", min = 0 },
   { "connection.cancel_timeout_ms", kind = "number", min = 0,
     default = 2000 },
@@ -159,7 +160,7 @@ local checker = make_checker()
 
 
 ---@class mtenant.config
----@field connection table url, password, pool, max_connections, retry,
+---@field connection table url, password, pool, max_connections, pooler, retry,
 --- statement_timeout_ms, cancel_timeout_ms, application_name, cache_statements
 ---@field isolation table strategy, schema_name_template, mode, max_pools,
 --- pool_ttl_ms, role_template, search_path, verify_schema

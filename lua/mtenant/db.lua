@@ -54,6 +54,10 @@ function methods:exec(sql, opts)
   if stop then return nil, stop end
   local class, keyword, lasting, count = core.classify(sql)
   if class == "copy" then statement.refuse(class, keyword, 2) end
+  -- with BEGIN and COMMIT of its own, too: the scope would end with that
+  if self._pooled and (class == "session" or class == "control") then
+    statement.refuse(class == "control" and class or "pooled", keyword, 2)
+  end
   if count == 0 then statement.refuse("empty", nil, 2) end
   return transaction.exec(self, sql, class, lasting,
                           opts and opts.timeout_ms or self._timeout_ms)

@@ -60,6 +60,7 @@ local function flatten(cfg)
     has_on_retry = retry.on_retry ~= nil,
     has_is_retryable = retry.is_retryable ~= nil,
     has_password = c.password ~= nil,
+    pooled = c.pooler == "transaction",
     dedicated = i.mode == "dedicated",
     verify_schema = i.verify_schema,
     reset = i.reset,
@@ -170,6 +171,7 @@ local function new_handle(self, core_handle, tenant_id)
     _h = core_handle,
     _m = self,
     tenant_id = tenant_id,
+    _pooled = connection.pooler == "transaction",
     _timeout_ms = connection.statement_timeout_ms,
     _on_query = query_observer(self, tenant_id),
     _delay = function(attempt, previous)

@@ -37,6 +37,12 @@ local KNOWN = { sql = true, params = true, timeout_ms = true, as = true,
 local M = { ROWS = ROWS, ARRAYS = ARRAYS, LAZY = LAZY }
 
 
+--- A message of what a pooler in transaction mode can't do.
+M.POOLED = '%s, which connection.pooler = "transaction" does not have: what '
+  .. "it sets would stay for other clients. SET LOCAL and the like work in "
+  .. "db:transaction"
+
+
 --- Checks an option table of a query; raises misuse.
 ---@return integer as
 ---@return boolean json
@@ -65,6 +71,8 @@ function M.refuse(class, keyword, level)
   elseif class == "copy" then
     errors.misuse(level + 1,
       "COPY FROM STDIN and COPY TO STDOUT can't run as a query")
+  elseif class == "pooled" then
+    errors.misuse(level + 1, M.POOLED, "this statement needs a session")
   elseif class == "empty" then
     errors.misuse(level + 1, "sql: there is no statement in it")
   elseif class == "plain" then

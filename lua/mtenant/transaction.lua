@@ -88,10 +88,11 @@ local function exec(self, sql, opts)
   if type(sql) ~= "string" then
     misuse(2, "exec: sql must be a string, got %s", type(sql))
   end
-  local class, word = core.classify(sql)
+  local class, word, lasting = core.classify(sql)
   if class == "control" and self._kind == "transaction" then
     statement.refuse(class, word, 2)
   end
+  if lasting and self._db._pooled then statement.refuse("pooled", word, 2) end
   local stop = check("exec")
   if stop then return nil, stop end
   local lease = self._lease
@@ -372,6 +373,9 @@ function M.session(db, fn)
   if type(fn) ~= "function" then
     misuse(2, "session: fn must be a function, got %s", type(fn))
   end
+  if db._pooled then
+    misuse(2, statement.POOLED, "db:session pins a session")
+  end
   local stop = check("session")
   if stop then return nil, stop end
   local lease, err = open_session(db)
@@ -407,7 +411,8 @@ end
 --- Several statements by the simple protocol. What can't touch the session
 -- runs in a transaction, like the server would do; the rest on a session.
 function M.exec(db, sql, class, lasting, timeout_ms)
-  local in_transaction = not lasting and (class == "plain" or class == "ddl")
+  local in_transaction = not lasting and (class == "plain" or class == "ddl"
+                                          or db._pooled)
   local open = in_transaction and open_transaction or open_session
   local lease, err = open(db)
   if not lease then return nil, err end

@@ -14,7 +14,7 @@ mtenant_build_packages=(
   uthash-dev liblua5.4-dev libcmocka-dev postgresql
 )
 mtenant_test_packages=(
-  lua5.4 lua-busted lua-check lua-cjson clang-format-14 valgrind
+  lua5.4 lua-busted lua-check lua-cjson clang-format-14 valgrind pgbouncer
 )
 
 mtenant_missing_packages() {

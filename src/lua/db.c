@@ -70,7 +70,10 @@ static int query(lua_State *L) {
   sql = check_sql(L, m);
   if (sql->info.cls > MT_SQL_PLAIN || sql->info.statements != 1) {
     lua_pushboolean(L, 0);
-    lua_pushstring(L, class_names[sql->info.cls]);
+    lua_pushstring(
+        L, mt_manager_get_config(m)->pooled && sql->info.cls == MT_SQL_SESSION
+               ? "pooled"
+               : class_names[sql->info.cls]);
     lua_pushstring(L, sql->info.control);
     mt_sql_unref(sql);
     return 3;

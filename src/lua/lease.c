@@ -79,21 +79,30 @@ static mt_sql *check_sql(lua_State *L, mt_manager *m) {
   return s;
 }
 
-/* Refuses what would end the scope or hang the protocol. */
-static bool refused(lua_State *L, const mt_sql *sql, bool in_tx) {
+static bool is_pooled(const mt_lease_ud *u) {
+  return mt_manager_get_config(u->tenant->manager)->pooled;
+}
+
+/* Refuses what would end the scope, hang the protocol, or stay on a session
+ * that a pooler gives to others. */
+static bool refused(lua_State *L, const mt_lease_ud *u, const mt_sql *sql,
+                    bool in_tx) {
   if (sql->info.cls == MT_SQL_COPY)
     lua_pushliteral(L, "copy");
   else if (sql->info.cls == MT_SQL_CONTROL && in_tx)
     lua_pushliteral(L, "control");
+  else if (sql->info.lasting && is_pooled(u))
+    lua_pushliteral(L, "pooled");
   else
     return false;
   return true;
 }
 
 /* As refused, for one statement with parameters. */
-static bool refused_as_query(lua_State *L, const mt_sql *sql) {
+static bool refused_as_query(lua_State *L, const mt_lease_ud *u,
+                             const mt_sql *sql) {
   if (sql->info.cls > MT_SQL_PLAIN || sql->info.statements == 1)
-    return refused(L, sql, true);
+    return refused(L, u, sql, true);
   lua_pushstring(L, sql->info.statements == 0 ? "empty" : "plain");
   return true;
 }
@@ -127,7 +136,7 @@ static int query(lua_State *L) {
   mt_op *op;
   mt_lua_params(L, 6, &params);
   sql = check_sql(L, u->tenant->manager);
-  if (refused_as_query(L, sql)) {
+  if (refused_as_query(L, u, sql)) {
     lua_pushboolean(L, 0);
     lua_insert(L, -2);
     lua_pushstring(L, sql->info.control);
@@ -174,7 +183,7 @@ static int exec(lua_State *L) {
   mt_sql *sql = check_sql(L, u->tenant->manager);
   mt_req *req;
   mt_op *op;
-  if (refused(L, sql, u->in_tx)) {
+  if (refused(L, u, sql, u->in_tx)) {
     lua_pushboolean(L, 0);
     lua_insert(L, -2);
     lua_pushstring(L, sql->info.control);

@@ -206,6 +206,7 @@ static void read_config(lua_State *L, mt_manager_config *c, const char **path) {
   c->dedicated = flag(L, "dedicated");
   c->verify_schema = flag(L, "verify_schema");
   c->reset = reset_mode(L);
+  c->pooled = flag(L, "pooled");
   c->max_pools = (int)num(L, "max_pools", c->max_pools);
   c->pool_ttl_ms = num(L, "pool_ttl_ms", c->pool_ttl_ms);
   c->seed = (uint64_t)num(L, "seed", 0);

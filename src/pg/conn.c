@@ -111,6 +111,7 @@ mt_error *mt__connect_error(int code, bool retryable, const char *text) {
   if (e->refs == 0) return e;
   if (state) memcpy(e->sqlstate, state, 5);
   e->retryable = retryable;
+  mt__pooler_explain(e);
   return e;
 }
 
@@ -199,7 +200,8 @@ static mt_error *start_failure(mt_conn *c) {
 /* ---- connect ----------------------------------------------------------------- */
 
 static bool is_final(const mt_error *e) {
-  return e->code == MT_E_AUTH || e->code == MT_E_QUERY;
+  return e->code == MT_E_AUTH || e->code == MT_E_QUERY ||
+         e->code == MT_E_POLICY;
 }
 
 /* This address failed (takes err): try the next one, or give up. */
@@ -223,44 +225,7 @@ static void address_failed(mt_conn *c, mt_error *err) {
 static void on_notice(void *data, const PGresult *res) {
   const char *sev = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
   mt_conn *c = data;
-  if (sev && (*sev == 'F' || *sev == 'P')) c->fatal = true;
-}
-
-typedef struct params {
-  const char *keys[64], *values[64];
-  int n;
-} params;
-
-static void add(params *p, const char *key, const char *value) {
-  if (!value || p->n >= 63) return;
-  p->keys[p->n] = key;
-  p->values[p->n++] = value;
-}
-
-/* Later keywords win: the user's come first, what isolation needs last. */
-static void start_connect(mt_conn *c) {
-  const mt_host *h = &c->endpoint->hosts[c->host];
-  char password[8192] = ""; /* tokens of cloud providers are long */
-  char *options;
-  params p = {.n = 0};
-  char **k;
-  options = mt_asprintf("%s -c standard_conforming_strings=on -c search_path=",
-                        c->endpoint->options ? c->endpoint->options : "");
-  if (!options) return;
-  add(&p, "gssencmode", "disable"); /* costs a failed attempt per connect */
-  add(&p, "fallback_application_name", c->opt.application_name);
-  for (k = c->endpoint->keywords; *k; k++)
-    add(&p, *k, c->endpoint->values[k - c->endpoint->keywords]);
-  if (c->cbs->password && c->cbs->password(c, password, sizeof password))
-    add(&p, "password", password);
-  add(&p, "host", h->host);
-  if (!h->is_unix) add(&p, "hostaddr", c->addrs[c->addr]);
-  add(&p, "port", h->port);
-  add(&p, "client_encoding", "UTF8");
-  add(&p, "options", options);
-  c->pg = PQconnectStartParams(p.keys, p.values, 0);
-  explicit_bzero(password, sizeof password);
-  mt_free(options);
+  if (sev && (*sev == 'F' || *sev == 'P')) c->fatal = !c->opt.pooled;
 }
 
 /* For one address; 0 is no limit. */
@@ -277,7 +242,7 @@ static void try_addr(mt_conn *c) {
   }
   if (c->state == MT_CONN_RESOLVING) set_state(c, MT_CONN_CONNECTING);
   start_clock(c);
-  start_connect(c);
+  mt__conn_start(c);
   if (!c->pg) {
     mt_conn_close(c, mt_error_oom());
     return;
@@ -329,12 +294,10 @@ static void try_host(mt_conn *c) {
 }
 
 static void opened(mt_conn *c) {
-  mt_timer_del(&c->timer);
   drop_connecting(c);
   set_state(c, MT_CONN_OPEN);
   c->opened_at = c->progress_at = mt_reactor_now(c->reactor);
-  mt__conn_setup(c);
-  if (c->state == MT_CONN_OPEN) c->cbs->on_open(c);
+  mt__conn_setup(c); /* its answer ends the connect timeout */
 }
 
 /* One step of the handshake. The socket leaves the loop first: libpq may
@@ -372,10 +335,15 @@ static void on_io(mt_io *io, unsigned ready) {
     mt__conn_on_io(c, ready);
 }
 
-static void connect_timed_out(mt_conn *c) {
+static mt_error *connect_timeout(const mt_conn *c) {
   mt_error *e = mt_error_new(MT_E_TIMEOUT, "no connection to %s within %.0f ms",
                              c->endpoint->server, c->opt.connect_timeout_ms);
   if (e->refs) e->retryable = true;
+  return e;
+}
+
+static void connect_timed_out(mt_conn *c) {
+  mt_error *e = connect_timeout(c);
   if (c->lookup) {
     mt_lookup_cancel(c->lookup);
     c->lookup = NULL;
@@ -384,10 +352,17 @@ static void connect_timed_out(mt_conn *c) {
   address_failed(c, e);
 }
 
+static void cancel_again(mt_conn *c);
+
 static void on_timer(mt_timer *t) {
   mt_conn *c = mt_container(t, mt_conn, timer);
-  if (c->state != MT_CONN_OPEN)
+  if (c->state == MT_CONN_OPEN && c->cancelling && !c->cancel &&
+      mt_reactor_now(c->reactor) < c->cancel_until)
+    cancel_again(c);
+  else if (c->state != MT_CONN_OPEN)
     connect_timed_out(c);
+  else if (!c->ready) /* no answer to the set-up */
+    mt_conn_close(c, connect_timeout(c));
   else
     mt_conn_close(
         c, mt_error_new(MT_E_CONNECTION_LOST,
@@ -430,15 +405,30 @@ mt_conn *mt_conn_new(mt_reactor *r, mt_endpoint *ep, const mt_conn_options *opt,
 
 /* ---- cancel ---------------------------------------------------------------------- */
 
+#define CANCEL_AGAIN_MS 50.0
+
+/* A pooler forgets a cancel whose statement still waits there for a server. */
 static void on_cancel_done(void *data) {
   mt_conn *c = data;
+  double left = c->cancel_until - mt_reactor_now(c->reactor);
   c->cancel = NULL;
   if (c->inflight.len == 0) {
     c->cancelling = false;
     mt_timer_del(&c->timer);
     mt__conn_flush(c);
+  } else if (c->opt.pooled && left > 0) {
+    mt_timer_set(c->reactor, &c->timer,
+                 left < CANCEL_AGAIN_MS ? left : CANCEL_AGAIN_MS);
   }
   c->cbs->on_progress(c); /* of others in line the next may be cancelled */
+}
+
+static void cancel_again(mt_conn *c) {
+  double left = c->cancel_until - mt_reactor_now(c->reactor);
+  mt_timer_set(c->reactor, &c->timer, left);
+  if (mt_cancel_start(c->reactor, c->pg, on_cancel_done, c, &c->cancel) !=
+      MT_OK)
+    c->cancel = NULL;
 }
 
 bool mt_conn_cancel(mt_conn *c, bool force) {
@@ -453,6 +443,7 @@ bool mt_conn_cancel(mt_conn *c, bool force) {
     return false;
   head->cancelled = true;
   c->cancelling = true;
+  c->cancel_until = mt_reactor_now(c->reactor) + c->opt.cancel_timeout_ms;
   mt_timer_set(c->reactor, &c->timer, c->opt.cancel_timeout_ms);
   return true;
 }

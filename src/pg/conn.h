@@ -45,6 +45,8 @@ typedef struct mt_conn_options {
   double connect_timeout_ms;    /* per address, look-up included */
   double cancel_timeout_ms;
   int cache_statements;
+  bool pooled; /* behind a pooler in transaction mode: nothing is set on the
+                  session, nothing is prepared, one unit at a time */
 } mt_conn_options;
 
 struct mt_conn {
@@ -62,14 +64,16 @@ struct mt_conn {
   mt_list outbox;   /* unsent */
   mt_list inflight; /* sent, in order */
   mt_stmt_cache stmts;
-  mt_cancel *cancel; /* a cancel is on its way */
-  bool cancelling;   /* until it has returned and its target was answered */
-  bool blocked;      /* the socket is full: nothing is sent */
-  bool simple;       /* out of pipeline mode for a simple query */
-  bool paused;       /* a stream's consumer is behind */
-  bool retire;       /* take no more requests */
-  bool resetting;    /* see reset.h */
-  bool touched;      /* the session may differ from how it was opened */
+  mt_cancel *cancel;   /* a cancel is on its way */
+  bool cancelling;     /* until it has returned and its target was answered */
+  bool ready;          /* on_open has run */
+  double cancel_until; /* then the connection is closed */
+  bool blocked;        /* the socket is full: nothing is sent */
+  bool simple;         /* out of pipeline mode for a simple query */
+  bool paused;         /* a stream's consumer is behind */
+  bool retire;         /* take no more requests */
+  bool resetting;      /* see reset.h */
+  bool touched;        /* the session may differ from how it was opened */
   int reset_kind;
   uint64_t reported_settings; /* hash of what the server reported at first */
   bool fatal;    /* a FATAL result was read: what is behind did not run */

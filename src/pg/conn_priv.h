@@ -6,6 +6,8 @@
 
 #include "pg/conn.h"
 
+/* Starts to connect to the current address: c->pg, NULL: no memory. */
+void mt__conn_start(mt_conn *c);
 /* The connection is up: prepare what every unit needs. */
 void mt__conn_setup(mt_conn *c);
 /* The scope statements again, after DISCARD ALL; forgets all others. */
@@ -31,5 +33,10 @@ mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
 /* First line of a libpq message, without what comes before the severity's
  * SQLSTATE when there is one; sqlstate gets it ("" otherwise). */
 mt_error *mt__connect_error(int code, bool retryable, const char *text);
+/* Says what to do if it was a pooler that refused the connection. */
+void mt__pooler_explain(mt_error *e);
+/* Why the connection can't be used, now that its set-up was answered; NULL: it
+ * can. The caller owns it. */
+mt_error *mt__setup_error(const mt_conn *c, const mt_req *setup);
 
 #endif

@@ -107,7 +107,8 @@ static void named_failed(mt_conn *c, mt_req *req, mt_error *e) {
 static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
   mt_error *e = mt__result_error(c, res);
   int kind = req->step < req->nsteps ? req->steps[req->step] : MT_STEP_USER;
-  if (e->severity[0] == 'F' || e->severity[0] == 'P') c->fatal = true;
+  /* a pooler's FATAL says nothing about what the server did before */
+  if (e->severity[0] == 'F' || e->severity[0] == 'P') c->fatal = !c->opt.pooled;
   if (kind == MT_STEP_SCOPE || kind == MT_STEP_FENCE) {
     e = scope_failed(c, req, e);
   } else if (kind == MT_STEP_PREPARE) {

@@ -30,6 +30,15 @@ static bool send_begin(mt_conn *c, mt_req *req) {
          add_step(req, MT_STEP_ROLE, send_text(c, s->local_role));
 }
 
+/* The n parameters' statement: by its name, which a pooler may have left on
+ * another connection. */
+static int send_scope_text(mt_conn *c, const char *name, const char *sql, int n,
+                           const char *const *v) {
+  if (!c->opt.pooled)
+    return PQsendQueryPrepared(c->pg, name, n, v, NULL, NULL, 0);
+  return PQsendQueryParams(c->pg, sql, n, NULL, v, NULL, NULL, 0);
+}
+
 static bool send_scope(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
   char timeout[32];
@@ -41,9 +50,9 @@ static bool send_scope(mt_conn *c, mt_req *req) {
   } else if (req->timeout_ms > 0) {
     snprintf(timeout, sizeof timeout, "%.0f",
              req->timeout_ms < 1 ? 1 : req->timeout_ms);
-    sent = PQsendQueryPrepared(c->pg, "mt_scope_t", 4, v, NULL, NULL, 0);
+    sent = send_scope_text(c, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4, v);
   } else {
-    sent = PQsendQueryPrepared(c->pg, "mt_scope", 3, v, NULL, NULL, 0);
+    sent = send_scope_text(c, "mt_scope", MT_SCOPE_SQL, 3, v);
   }
   return add_step(req, MT_STEP_SCOPE, sent);
 }
@@ -81,7 +90,7 @@ static bool send_user(mt_conn *c, mt_req *req, uint32_t *evicted) {
   const char *name;
   mt_stmt_use use;
   if (req->flags & MT_REQ_PING) return true;
-  if (!req->sql || !req->scope || req->flags & MT_REQ_UNNAMED)
+  if (!req->sql || !req->scope || req->flags & MT_REQ_UNNAMED || c->opt.pooled)
     return send_unnamed(c, req);
   req->stmt_key = mt_stmt_key(req->scope->id, req->sql->id);
   use = mt_stmt_cache_use(&c->stmts, req->stmt_key, &name, evicted);
@@ -141,6 +150,7 @@ static bool can_send(const mt_conn *c, const mt_req *req) {
   if (c->state != MT_CONN_OPEN || c->blocked || c->cancelling || c->simple)
     return false;
   if (!c->inflight.head) return true;
+  if (c->opt.pooled) return false; /* see on_setup */
   return !alone(req) && !alone(mt_container(c->inflight.head, mt_req, node));
 }
 
@@ -181,21 +191,13 @@ void mt__conn_update_io(mt_conn *c) {
 
 /* ---- set-up ----------------------------------------------------------------- */
 
-static void on_setup(mt_req *req) {
-  mt_conn *c = req->data;
-  if (c->rtt_ms == 0) c->rtt_ms = mt_reactor_now(c->reactor) - c->opened_at;
-  if (req->err && c->state == MT_CONN_OPEN)
-    mt_conn_close(c, mt_error_ref(req->err));
-  mt_req_free(req);
-}
-
 static void on_ignored(mt_req *req) { mt_req_free(req); }
 
 /* Ends the backend soon after its client has gone, even in the middle of a
  * long statement (PostgreSQL 14 and newer, Linux). */
 void mt__conn_set_interval(mt_conn *c) {
   mt_req *req;
-  if (PQserverVersion(c->pg) < 140000) return;
+  if (PQserverVersion(c->pg) < 140000 || c->opt.pooled) return;
   req = mt_req_new_text(
       0, NULL,
       "select pg_catalog.set_config('client_connection_check_interval',"
@@ -211,25 +213,55 @@ static bool prepare(mt_conn *c, mt_req *req, const char *name, const char *sql,
                   PQsendPrepare(c->pg, name, sql, nparams, NULL));
 }
 
-/* Units may be sent right behind it. */
-void mt__conn_prepare_scope(mt_conn *c) {
+/* A unit of the guard, the scope statements' names, or both. */
+static void send_names(mt_conn *c, const char *guard,
+                       void (*on_done)(mt_req *req)) {
   mt_req *req = mt_req_new(MT_REQ_PING, NULL, NULL);
   if (!req) {
     mt_conn_close(c, mt_error_oom());
     return;
   }
   mt_stmt_cache_clear(&c->stmts);
-  req->on_done = on_setup;
+  req->on_done = on_done;
   req->data = c;
   req->state = MT_REQ_SENT;
   mt_list_push(&c->inflight, &req->node);
-  if (!prepare(c, req, "mt_scope", MT_SCOPE_SQL, 3) ||
-      !prepare(c, req, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4) ||
+  if ((guard && !add_step(req, MT_STEP_GUARD, send_text(c, guard))) ||
+      (!c->opt.pooled &&
+       (!prepare(c, req, "mt_scope", MT_SCOPE_SQL, 3) ||
+        !prepare(c, req, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4))) ||
       !PQpipelineSync(c->pg)) {
     mt_conn_close(c, mt__conn_lost(c));
     return;
   }
   c->blocked = PQflush(c->pg) > 0;
+}
+
+static void on_prepared(mt_req *req) {
+  mt_conn *c = req->data;
+  if (req->err && c->state == MT_CONN_OPEN)
+    mt_conn_close(c, mt_error_ref(req->err));
+  mt_req_free(req);
+}
+
+/* Units may be sent right behind it. */
+void mt__conn_prepare_scope(mt_conn *c) { send_names(c, NULL, on_prepared); }
+
+/* Only now may others use it. Nothing was sent behind the set-up: PgBouncer
+ * gives the answers that a client has not waited for to the next one. */
+static void on_setup(mt_req *req) {
+  mt_conn *c = req->data;
+  mt_error *err = NULL;
+  c->rtt_ms = mt_reactor_now(c->reactor) - c->opened_at;
+  if (c->state == MT_CONN_OPEN) err = mt__setup_error(c, req);
+  mt_req_free(req);
+  if (err) mt_conn_close(c, err);
+  if (c->state != MT_CONN_OPEN) return;
+  mt_timer_del(&c->timer);
+  c->ready = true;
+  mt__conn_remember(c);
+  mt__conn_set_interval(c);
+  if (c->state == MT_CONN_OPEN) c->cbs->on_open(c);
 }
 
 void mt__conn_setup(mt_conn *c) {
@@ -238,9 +270,6 @@ void mt__conn_setup(mt_conn *c) {
     return;
   }
   PQsetErrorVerbosity(c->pg, PQERRORS_DEFAULT);
-  mt__conn_remember(c);
-  mt__conn_prepare_scope(c);
-  if (c->state != MT_CONN_OPEN) return;
-  mt__conn_set_interval(c);
-  mt__conn_update_io(c);
+  send_names(c, c->opt.pooled ? MT_GUARD_POOLED_SQL : MT_GUARD_SQL, on_setup);
+  if (c->state == MT_CONN_OPEN) mt__conn_update_io(c);
 }

@@ -36,6 +36,7 @@ typedef enum mt_step {
   MT_STEP_BEGIN,
   MT_STEP_PATH,
   MT_STEP_ROLE,
+  MT_STEP_GUARD,
   MT_STEP_SCOPE,
   MT_STEP_FENCE,
   MT_STEP_PREPARE,

@@ -32,7 +32,9 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
  * ($2) for the transaction, refuses a connection that is not on its guard
  * path (42602: not run, retire it) and a schema ($3) that is missing or not
  * usable (22012, 3F000), before the user's statement runs. CASE fixes the
- * order of evaluation. docs/design.md, "The scope statement".
+ * order of evaluation. docs/design.md, "The scope statement". The empty guard
+ * path shows as '' when a startup option has set it, as "" when ALTER ROLE has
+ * (behind a pooler).
  */
 #define MT_SCOPE_SQL    \
   MT__SCOPE_SET("true") \
@@ -52,6 +54,7 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
 #define MT__SCOPE_SET(local)                                              \
   "select case when pg_catalog.set_config(case "                          \
   "pg_catalog.current_setting('search_path') when '' then 'search_path' " \
+  "when '\"\"' then 'search_path' "                                       \
   "else 'mtenant.dirty!' end,$1," local                                   \
   ") is not null and "                                                    \
   "pg_catalog.set_config('role',$2," local ") is not null "
@@ -70,5 +73,13 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
 #define MT__IS_SCHEMA(schema)                                                 \
   "1/(pg_catalog.current_schema() is not distinct from " schema " or " schema \
   " is null)::int"
+
+/* At the start of a connection: 22012 unless it is on its guard path, which
+ * comes from our startup option, or behind a pooler from ALTER ROLE. */
+#define MT_GUARD_SQL \
+  "select 1/(pg_catalog.current_setting('search_path') = '')::int"
+#define MT_GUARD_POOLED_SQL                                             \
+  "select 1/(pg_catalog.current_setting('search_path') in ('', '\"\"')" \
+  ")::int"
 
 #endif

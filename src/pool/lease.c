@@ -232,7 +232,8 @@ static bool is_ending(const mt_slot *s) {
 static void reset(mt_lease *l) {
   mt_slot *s = l->slot;
   bool all = s->pool->opt.reset == MT_RESET_DISCARD_ALL;
-  if (!l->unprovable && !is_ending(s)) {
+  /* behind a pooler it would be another session's */
+  if (!l->unprovable && !is_ending(s) && !s->pool->opt.conn.pooled) {
     l->resetting =
         mt_conn_reset(s->conn, all ? MT_RESET_DISCARD : MT_RESET_PARTS);
     if (l->resetting) return;

@@ -2,11 +2,21 @@
  * The manager's pools and servers: one pool per endpoint (per tenant in
  * dedicated mode), one budget per server.
  */
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "tenant/tenant_priv.h"
+
+/* A pooler's clients are cheap, and what the server has free is not ours to
+ * divide. */
+enum { POOLED_MAX_CONNECTIONS = 20 };
+
+static int max_connections(const mt_manager_config *c) {
+  if (c->max_connections > 0 || !c->pooled) return c->max_connections;
+  return POOLED_MAX_CONNECTIONS;
+}
 
 static mt_server *server_for(mt_manager *m, const char *name) {
   size_t len = strlen(name);
@@ -17,7 +27,7 @@ static mt_server *server_for(mt_manager *m, const char *name) {
   e = mt_calloc(sizeof *e + len + 1);
   if (!e) return NULL;
   memcpy(e->name, name, len);
-  e->server = mt_server_new(name, m->cfg.max_connections);
+  e->server = mt_server_new(name, max_connections(&m->cfg));
   if (!e->server) {
     mt_free(e);
     return NULL;
@@ -41,7 +51,8 @@ static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
   mt_pool_options o = {.conn = {.application_name = c->application_name,
                                 .connect_timeout_ms = c->connect_timeout_ms,
                                 .cancel_timeout_ms = c->cancel_timeout_ms,
-                                .cache_statements = c->cache_statements},
+                                .cache_statements = c->cache_statements,
+                                .pooled = c->pooled},
                        .max = c->pool_max,
                        .min = c->pool_min,
                        .max_waiting = c->max_waiting,
@@ -51,6 +62,10 @@ static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
                        .max_tenants_touched = c->max_tenants_touched,
                        .reset = c->reset};
   mt_server *server = server_for(m, ep->server);
+  if (c->pooled) { /* the sessions are not ours to reset or to recycle */
+    o.max_tenants_touched = INT_MAX;
+    o.reset = MT_RESET_AUTO;
+  }
   return server ? mt_pool_new(m->reactor, server, ep, &o, password, m) : NULL;
 }
 

@@ -77,7 +77,7 @@ describe("defaults", function()
       isolation = {
         strategy = "schema", schema_name_template = template,
         max_pools = 10000, pool_ttl_ms = 3600000,
-        search_path = { "$tenant", "public" }, verify_schema = true,
+        search_path = { "$tenant", "public" }, reset = "auto", verify_schema = true,
         mode = "shared",
       },
       hooks = {},
@@ -137,6 +137,7 @@ describe("what is given", function()
     ["connection.retry.backoff_multiplier"] = 1.5,
     ["isolation.role_template"] = fn,
     ["isolation.verify_schema"] = false,
+    ["isolation.reset"] = "discard_all",
     ["isolation.pool_ttl_ms"] = 0,
     ["resolve"] = fn,
     ["hooks.on_pool_created"] = fn,

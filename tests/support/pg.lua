@@ -210,6 +210,62 @@ function server_methods:log()
 end
 
 
+-- ---- a pooler before it ------------------------------------------------------------
+
+local bouncer_methods = {}
+local bouncer_mt = { __name = "test pooler", __index = bouncer_methods }
+
+
+--- Starts a PgBouncer before the server: transaction mode, one connection wide,
+-- unless `settings` (of its section [pgbouncer], by name) say otherwise.
+-- It has `dir` and `url` (of the ordinary user), and ends with the server.
+function server_methods:bouncer(settings)
+  local words = { "bouncer", self.dir }
+  for name, value in pairs(settings or {}) do
+    words[#words + 1] = name .. "=" .. tostring(value)
+  end
+  local out, err = capture(command_line(words))
+  if not out then error("no PgBouncer: " .. err, 2) end
+  local bouncer = setmetatable({ dir = out, port = 6432 }, bouncer_mt)
+  bouncer.url = url_of(bouncer, "mtenant")
+  return bouncer
+end
+
+
+--- Runs SQL through it as a client of its own, the ordinary user; or a command
+-- of its admin console. Returns the output as psql does.
+function bouncer_methods:psql(sql, user, database)
+  local out, err = capture(("psql -XAtq -h %s -p %d -U %s %s -c %s"):format(
+    quote(self.dir), self.port, user or "mtenant", database or "mtenant",
+    quote(sql)))
+  return out or error("psql: " .. err, 2)
+end
+
+
+function bouncer_methods:admin(command)
+  return self:psql(command, "postgres", "pgbouncer")
+end
+
+
+--- How many clients it has, without its console.
+function bouncer_methods:clients()
+  local _, n = ("\n" .. self:admin("SHOW CLIENTS")):gsub("\nC|mtenant|", "")
+  return n
+end
+
+
+--- What it has logged.
+function bouncer_methods:log()
+  return read_file(self.dir .. "/log")
+end
+
+
+--- Ends it. Idempotent.
+function bouncer_methods:close()
+  script("unbounce", self.dir)
+end
+
+
 --- Ends the server and removes its data. Idempotent.
 function server_methods:close()
   if not self.closed then

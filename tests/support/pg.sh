@@ -12,6 +12,11 @@
 #   pg.sh stop|restart DIR [MODE]    smart, fast (default), immediate, kill
 #   pg.sh psql DIR [ARG..]           SQL from standard input, as the superuser
 #   pg.sh remove DIR
+#   pg.sh bouncer DIR [NAME=VALUE..] starts a PgBouncer in transaction mode, one
+#                                    connection wide, before a server; prints
+#                                    its directory BDIR, which has its socket
+#                                    (port 6432) and its log
+#   pg.sh unbounce BDIR
 #   pg.sh destroy ROOT
 #
 # Servers run as the user `postgres` or `nobody` when called by root. The
@@ -255,9 +260,65 @@ create() {
   die "the server did not start: $(reason_in "$dir/start.log")"
 }
 
-remove() {
+bouncer_settings() {
+  local setting
+  cat <<END
+[databases]
+mtenant = host=$2 port=$(<"$2/port")
+[pgbouncer]
+unix_socket_dir = $1
+listen_port = 6432
+logfile = $1/log
+auth_type = trust
+auth_file = $1/users
+admin_users = postgres
+pool_mode = transaction
+default_pool_size = 1
+END
+  shift 2
+  for setting in "$@"; do
+    echo "${setting%%=*} = ${setting#*=}"
+  done
+}
+
+# It writes its log by itself, so what it says on stderr is not needed.
+bouncer() {
+  local server=$1 dir pid i
+  shift
+  command -v pgbouncer >/dev/null || die "PgBouncer is not installed"
+  dir=$("${as_user[@]}" mktemp -d "$server/bXXXXXX")
+  bouncer_settings "$dir" "$server" "$@" >"$dir/ini"
+  printf '"%s" ""\n' mtenant postgres >"$dir/users"
+  chmod 644 "$dir/ini" "$dir/users"
+  cd "$dir"
+  setsid "${as_user[@]}" "$(command -v pgbouncer)" -q "$dir/ini" \
+    >/dev/null 2>&1 </dev/null &
+  pid=$!
+  echo "$pid" >"$dir/pid"
+  for ((i = 0; i < 1000; i++)); do
+    is_alive "$pid" || break
+    [[ -S $dir/.s.PGSQL.6432 ]] && echo "$dir" && return 0
+    sleep 0.01
+  done
+  die "PgBouncer did not start: $(reason_in "$dir/log")"
+}
+
+unbounce() {
   local dir=$1 pid
+  [[ $dir = */mtenant-test-*/s??????/b?????? ]] || die "not a test pooler: $dir"
+  [[ -d $dir ]] || return 0
+  pid=$(<"$dir/pid")
+  kill -INT "$pid" 2>/dev/null || true
+  await_gone "$pid" 200 || kill -KILL "$pid" 2>/dev/null || true
+  rm -rf "$dir"
+}
+
+remove() {
+  local dir=$1 pid pooler
   [[ $dir = */mtenant-test-*/s?????? ]] || die "not a test server: $dir"
+  for pooler in "$dir"/b??????; do
+    [[ ! -d $pooler ]] || unbounce "$pooler"
+  done
   if pid=$(server_pid "$dir"); then
     kill -QUIT "$pid" 2>/dev/null || true
     await_gone "$pid" 200 || true
@@ -317,7 +378,9 @@ main() {
   case $command in
     root) make_root "$1" ;;
     watch) watch "$1" "$2" ;;
-    create | start | stop | remove | destroy) "$command" "$@" ;;
+    create | start | stop | remove | destroy | bouncer | unbounce)
+      "$command" "$@"
+      ;;
     restart)
       stop "$@"
       start "$1"

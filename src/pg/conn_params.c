@@ -1,0 +1,48 @@
+/*
+ * What a connection asks for: libpq's parameters, for one address. See conn.h.
+ */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "pg/conn_priv.h"
+
+typedef struct params {
+  const char *keys[64], *values[64];
+  int n;
+} params;
+
+static void add(params *p, const char *key, const char *value) {
+  if (!value || p->n >= 63) return;
+  p->keys[p->n] = key;
+  p->values[p->n++] = value;
+}
+
+/* Later keywords win: the user's come first, what isolation needs last. A
+ * pooler takes no options: what they would set is checked instead. */
+void mt__conn_start(mt_conn *c) {
+  const mt_host *h = &c->endpoint->hosts[c->host];
+  char password[8192] = ""; /* tokens of cloud providers are long */
+  char *options = NULL;
+  params p = {.n = 0};
+  char **k;
+  if (!c->opt.pooled) {
+    options =
+        mt_asprintf("%s -c standard_conforming_strings=on -c search_path=",
+                    c->endpoint->options ? c->endpoint->options : "");
+    if (!options) return;
+  }
+  add(&p, "gssencmode", "disable"); /* costs a failed attempt per connect */
+  add(&p, "fallback_application_name", c->opt.application_name);
+  for (k = c->endpoint->keywords; *k; k++)
+    add(&p, *k, c->endpoint->values[k - c->endpoint->keywords]);
+  if (c->cbs->password && c->cbs->password(c, password, sizeof password))
+    add(&p, "password", password);
+  add(&p, "host", h->host);
+  if (!h->is_unix) add(&p, "hostaddr", c->addrs[c->addr]);
+  add(&p, "port", h->port);
+  add(&p, "client_encoding", "UTF8");
+  add(&p, "options", options ? options : c->endpoint->options);
+  c->pg = PQconnectStartParams(p.keys, p.values, 0);
+  explicit_bzero(password, sizeof password);
+  mt_free(options);
+}
