@@ -1,7 +1,7 @@
 /*
  * One server's connection budget over all pools of this process. With "auto"
- * it starts at 4, and becomes min(20, half of the free slots) once the first
- * connection has asked; a 53300 halves it.
+ * it starts at 4, and becomes min(20, half of what is free for us) once the
+ * first connection has asked; a 53300 halves it.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -12,12 +12,24 @@
 
 enum { AUTO_START = 4 };
 
-#define LIMITS_SQL                                                       \
-  "select least(20, greatest(2, "                                        \
-  "(pg_catalog.current_setting('max_connections')::int - "               \
-  "pg_catalog.current_setting('superuser_reserved_connections')::int - " \
-  "(select pg_catalog.sum(numbackends) from "                            \
-  "pg_catalog.pg_stat_database)::int) / 2))"
+/* What is free for us: of the server's slots that are not reserved, of the
+ * login's limit and of the database's (-1: none). We are one of those that are
+ * counted. least() skips NULL. */
+#define LIMITS_SQL                                                           \
+  "select least(20, greatest(1, least("                                      \
+  "pg_catalog.current_setting('max_connections')::int - "                    \
+  "pg_catalog.current_setting('superuser_reserved_connections')::int - "     \
+  "coalesce(pg_catalog.current_setting('reserved_connections', true)::int, " \
+  "0) - (select pg_catalog.sum(numbackends) from "                           \
+  "pg_catalog.pg_stat_database)::int,"                                       \
+  "(select rolconnlimit - (select pg_catalog.count(*) from "                 \
+  "pg_catalog.pg_stat_activity where usesysid = r.oid) from "                \
+  "pg_catalog.pg_roles r where rolname = session_user and rolconnlimit >= "  \
+  "0)::int,"                                                                 \
+  "(select datconnlimit - (select pg_catalog.count(*) from "                 \
+  "pg_catalog.pg_stat_activity where datid = d.oid) from "                   \
+  "pg_catalog.pg_database d where datname = "                                \
+  "pg_catalog.current_database() and datconnlimit >= 0)::int) / 2))"
 
 mt_server *mt_server_new(const char *name, int max) {
   mt_server *s = mt_calloc(sizeof *s);
@@ -96,7 +108,7 @@ void mt__server_connected(mt_server *s) {
 }
 
 void mt__server_too_many(mt_server *s) {
-  if (s->max == 0) s->cap = s->cap > 3 ? s->cap / 2 : 2;
+  if (s->max == 0 && s->cap > 2) s->cap = s->cap > 3 ? s->cap / 2 : 2;
 }
 
 /* The server outlives its pools' connections: its manager frees it last. */
@@ -107,7 +119,7 @@ static void on_limits(mt_req *req) {
   if (!req->err && r && mt_result_rows(r) == 1 &&
       (v = mt_result_value(r, 0, 0)))
     s->cap = atoi(v);
-  if (s->cap < 2) s->cap = 2;
+  if (s->cap < 1) s->cap = 1;
   mt_req_free(req);
 }
 

@@ -181,6 +181,36 @@ static void two_handshakes_at_a_time(void **state) {
   end(&f);
 }
 
+/* Until the answer has come the cap is that of the start. */
+static int cap_read_from_the_server(void) {
+  mt_job j;
+  fixture f;
+  int cap;
+  begin(&f, 0, 15000);
+  mt_job_run(&j, &f.a, &f.ta, "SELECT 1");
+  assert_string_equal(mt_job_text(&j), "1");
+  mt_job_free(&j);
+  mt_job_run(&j, &f.a, &f.ta, "SELECT 2");
+  assert_string_equal(mt_job_text(&j), "2");
+  mt_job_free(&j);
+  cap = mt_server_cap(f.a.server);
+  end(&f);
+  return cap;
+}
+
+static void limits_of_login_and_database_count(void **state) {
+  (void)state;
+  assert_int_equal(cap_read_from_the_server(), 20);
+  mt_observer_sql(&eye, "ALTER ROLE mtenant CONNECTION LIMIT 11");
+  assert_int_equal(cap_read_from_the_server(), 5);
+  mt_observer_sql(&eye, "ALTER ROLE mtenant CONNECTION LIMIT -1");
+  mt_observer_sql(&eye, "ALTER DATABASE mtenant CONNECTION LIMIT 7");
+  assert_int_equal(cap_read_from_the_server(), 2); /* the observer counts too */
+  mt_observer_sql(&eye, "ALTER DATABASE mtenant CONNECTION LIMIT 2");
+  assert_int_equal(cap_read_from_the_server(), 1);
+  mt_observer_sql(&eye, "ALTER DATABASE mtenant CONNECTION LIMIT -1");
+}
+
 static int start(void **state) {
   (void)state;
   mt_test_pg_start(&server, false, NULL);
@@ -205,6 +235,7 @@ int main(void) {
       cmocka_unit_test(pools_take_turns_under_pressure),
       cmocka_unit_test(closing_one_pool_makes_room),
       cmocka_unit_test(two_handshakes_at_a_time),
+      cmocka_unit_test(limits_of_login_and_database_count),
   };
   return cmocka_run_group_tests(tests, start, stop);
 }
