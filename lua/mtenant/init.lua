@@ -13,6 +13,7 @@ core.set_error_metatable(errors.mt)
 local manager = require "mtenant.manager"
 local markers = require "mtenant.markers"
 local retry = require "mtenant.retry"
+local roles = require "mtenant.roles"
 local task = require "mtenant.task"
 
 
@@ -56,6 +57,8 @@ local M = {
   create_retrier = retrier.create_retrier,
   calculate_delay = retrier.calculate_delay,
   is_retryable_error = retrier.is_retryable_error,
+
+  roles = roles,
 
   null = markers.null,
   json = markers.json,
