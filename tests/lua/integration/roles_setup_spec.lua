@@ -1,6 +1,8 @@
 --- mtenant.roles: making, dropping and reviewing the roles of tenants, and what
 --- they stop. Here the admin is an ordinary owner with CREATEROLE, the login of
 --- the program has no rights of its own.
+--- (over 500 lines: all of it stands on the logins, schemas and rights that are
+--- made here.)
 
 local env = require "tests.support.env"
 local mtenant = require "mtenant"
