@@ -193,8 +193,8 @@ local function ddl(c)
       "SELECT * FROM items LIMIT 3",
       "ALTER TABLE items DROP COLUMN IF EXISTS %s",
       "SELECT * FROM items LIMIT 3" },
-    { "CREATE OR REPLACE VIEW %s AS SELECT owner FROM me",
-      "SELECT owner FROM %s", "DROP VIEW IF EXISTS %s" },
+    { "CREATE OR REPLACE VIEW v_%s AS SELECT owner FROM me",
+      "SELECT owner FROM v_%s", "DROP VIEW IF EXISTS v_%s" },
   }
   for _, sql in ipairs(statements) do
     local got, err = c.db:query((sql:gsub("%%s", name)))
