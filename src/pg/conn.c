@@ -221,10 +221,12 @@ static void address_failed(mt_conn *c, mt_error *err) {
 }
 
 /* Notices are for people at a terminal, but libpq takes the last words to an
- * idle connection for one. */
+ * idle connection for one. Without SQLSTATE it is libpq's own: it has thrown a
+ * message away, which came when its queue was gone (with the socket). */
 static void on_notice(void *data, const PGresult *res) {
   const char *sev = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED);
   mt_conn *c = data;
+  if (!PQresultErrorField(res, PG_DIAG_SQLSTATE)) c->unheard = true;
   if (sev && (*sev == 'F' || *sev == 'P')) c->fatal = !c->opt.pooled;
 }
 

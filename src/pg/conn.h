@@ -77,6 +77,7 @@ struct mt_conn {
   int reset_kind;
   uint64_t reported_settings; /* hash of what the server reported at first */
   bool fatal;    /* a FATAL result was read: what is behind did not run */
+  bool unheard;  /* libpq threw answers away: nobody knows what has run */
   bool reported; /* on_close has run */
   mt_error *why; /* reason of the close, owned */
   /* connecting */

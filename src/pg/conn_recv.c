@@ -364,6 +364,7 @@ static void fail_list(mt_conn *c, mt_list *list, bool sent) {
 }
 
 void mt__conn_fail_requests(mt_conn *c) {
+  if (c->unheard) c->fatal = false;
   fail_list(c, &c->inflight, true);
   fail_list(c, &c->outbox, false);
 }

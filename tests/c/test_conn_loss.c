@@ -94,6 +94,47 @@ static void terminated_backend_ran_nothing_behind_its_head(void **state) {
   end(&f);
 }
 
+/* libpq drops its queue when it finds out while it sends. Then it goes on with
+ * the head (here: answered but for its Sync, since its commit is slow), throws
+ * the answers behind it away, and still tells the server's last words. What it
+ * threw away may have been committed. */
+static void answers_that_libpq_threw_away_are_ambiguous(void **state) {
+  static const char *const sqls[] = {"INSERT INTO slow VALUES (1)",
+                                     "INSERT INTO items VALUES (2)",
+                                     "INSERT INTO items VALUES (3)"};
+  enum { RUN = 3, ALL = 20 };
+  mt_answer a[ALL];
+  fixture f;
+  int i;
+  (void)state;
+  begin(&f);
+  mt_observer_sql(
+      &eye,
+      "CREATE TABLE t_a.slow(id int); GRANT ALL ON t_a.slow TO public;"
+      "CREATE FUNCTION t_a.wait() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN "
+      "RAISE WARNING 'what was buffered is sent'; PERFORM pg_sleep(0.3); "
+      "RETURN NULL; END$$; CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON "
+      "t_a.slow DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION "
+      "t_a.wait()");
+  for (i = 0; i < RUN; i++) mt_client_send(&f.c, &a[i], 0, f.a, sqls[i]);
+  MT_RUN_UNTIL(f.r, a[0].req->answered);
+  assert_false(a[0].done);
+  for (i = 0; i < 100000 && rows() < RUN; i++) continue; /* one was there */
+  assert_int_equal(rows(), RUN);
+  terminate(&f);
+  for (i = 0; i < 1000 && mt_observer_backends(&eye) > 0; i++) continue;
+  for (i = RUN; i < ALL; i++)
+    mt_client_send(&f.c, &a[i], 0, f.a, "INSERT INTO items VALUES (4)");
+  MT_RUN_UNTIL(f.r, f.c.closed);
+  for (i = 0; i < ALL; i++) {
+    assert_int_equal(a[i].done, 1);
+    if (i < RUN && a[i].req->err) expect_lost(&a[i], true, false);
+    mt_answer_free(&a[i]);
+  }
+  assert_int_equal(rows(), RUN);
+  end(&f);
+}
+
 static void terminated_while_idle_runs_nothing_of_what_follows(void **state) {
   mt_answer answers[4];
   fixture f;
@@ -351,6 +392,7 @@ static int stop(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(terminated_backend_ran_nothing_behind_its_head),
+      cmocka_unit_test(answers_that_libpq_threw_away_are_ambiguous),
       cmocka_unit_test(terminated_while_idle_runs_nothing_of_what_follows),
       cmocka_unit_test(write_that_fails_is_noticed),
       cmocka_unit_test(idle_connection_notices_its_end),

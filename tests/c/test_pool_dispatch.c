@@ -263,10 +263,10 @@ static void too_many_connections_lowers_the_cap(void **state) {
   fixture f;
   int i;
   (void)state;
-  mt_observer_sql(&eye, "ALTER ROLE mtenant CONNECTION LIMIT 2");
   begin(&f, 0);
   mt_lodger_expect(&f.t[0], &f.p, "SELECT 1", "1");
   MT_RUN_UNTIL(f.r, mt_server_cap(f.p.server) == 20);
+  mt_observer_sql(&eye, "ALTER ROLE mtenant CONNECTION LIMIT 2");
   for (i = 0; i < 5; i++) {
     mt_job_send(&j[i], &f.p, &f.t[i], "SELECT pg_sleep(0.2)");
     mt_test_run_for(f.r, 30);
