@@ -161,6 +161,29 @@ typedef enum mt_reset_mode {
   MT_RESET_NEVER        /* unsafe: shows what the others prevent */
 } mt_reset_mode;
 
+/* What a statement does that finds every connection taken. */
+typedef enum mt_queue_policy {
+  MT_QUEUE_WAIT,     /* waits its turn, acquire_timeout_ms at most */
+  MT_QUEUE_REJECT,   /* fails at once */
+  MT_QUEUE_EVICT_LRU /* takes the place of the connection of another pool that
+                        was idle for longest; waits if there is none */
+} mt_queue_policy;
+
+/* What a statement does that comes before its tenant's rate allows it. */
+typedef enum mt_rate_mode {
+  MT_RATE_QUEUE,   /* waits its turn, acquire_timeout_ms at most */
+  MT_RATE_REJECT,  /* fails at once */
+  MT_RATE_THROTTLE /* waits for as long as it takes */
+} mt_rate_mode;
+
+/* A tenant's statements a second. Those inside a transaction or session are
+ * never held back, what comes next is; so the rate holds on average. */
+typedef struct mt_rate_limit {
+  double per_second; /* 0: no limit */
+  double burst;      /* so many at once, at least 1 */
+  mt_rate_mode mode;
+} mt_rate_limit;
+
 typedef struct mt_manager_config {
   const char *url; /* NULL: libpq's environment */
   const char *application_name;
@@ -173,6 +196,8 @@ typedef struct mt_manager_config {
   bool dedicated, verify_schema;
   mt_reset_mode reset;
   bool pooled; /* behind a pooler in transaction mode (docs/pgbouncer.md) */
+  mt_queue_policy queue_policy;
+  mt_rate_limit rate_limit; /* of each tenant */
   int max_pools;
   double pool_ttl_ms;             /* 0: never */
   const char *const *search_path; /* NULL-ended; "$tenant" is the schema */

@@ -82,6 +82,27 @@ local function check_policy(policy)
 end
 
 
+-- a second's worth
+local function default_burst(rate)
+  local per_second = rate.max_queries_per_second
+  if not per_second then return nil end
+  return math.max(1, math.ceil(per_second))
+end
+
+
+local function default_on_exceeded(rate)
+  return rate.max_queries_per_second and "queue"
+end
+
+
+local function check_rate(per_second, rate)
+  if per_second == nil and (rate.burst or rate.on_exceeded) then
+    return "%s is required"
+  end
+  if per_second and per_second <= 0 then return "%s must be positive" end
+end
+
+
 -- In the order of their messages; `resolve` is this early because the template
 -- is required without it.
 local LEADING = {
@@ -130,10 +151,20 @@ local TRAILING = {
     default = 3600000 },
   { "connection.pool.max_waiting", kind = "integer", min = 1,
     default = 1000 },
+  { "connection.pool.queue_policy", kind = "string",
+    enum = { "queue", "reject", "evict-lru" }, default = "queue" },
+
+  { "rate_limit.max_queries_per_second", kind = "number",
+    check = check_rate },
+  { "rate_limit.burst", kind = "integer", min = 1, default = default_burst },
+  { "rate_limit.on_exceeded", kind = "string",
+    enum = { "queue", "reject", "throttle" }, default = default_on_exceeded },
 
   { "hooks.on_pool_created", kind = "function" },
   { "hooks.on_pool_evicted", kind = "function" },
   { "hooks.on_error", kind = "function" },
+  { "hooks.on_queue_full", kind = "function" },
+  { "hooks.on_queue_timeout", kind = "function" },
 
   { "id_pattern", kind = "string", default = M.ID_PATTERN,
     check = check_id_pattern },

@@ -112,6 +112,17 @@ function FORMATS.pool_error(ev)
 end
 
 
+function FORMATS.queue_full(_)
+  return "QUEUE_FULL", {}
+end
+
+
+function FORMATS.queue_timeout(ev)
+  return "QUEUE_TIMEOUT waited=" .. ms(ev.total_time_ms),
+    { duration_ms = ev.total_time_ms }
+end
+
+
 function FORMATS.warmup(ev)
   return format("WARMUP status=%s duration=%s", printable(ev.status),
                 ms(ev.duration_ms)), {
@@ -177,7 +188,7 @@ end
 
 --- Logs an event, if it is wanted. Never raises.
 ---@param ev table `kind` (query, slow_query, pool_created, pool_evicted,
---- pool_error, warmup, connection_retry, connection_success; others are
+--- pool_error, queue_full, queue_timeout, warmup, connection_retry, connection_success; others are
 --- ignored), `tenant_id`, and by kind: `schema`, `reason`, `error`, `attempt`,
 --- `max_attempts`, `query`, `status`, `delay_ms`, `total_time_ms`,
 --- `duration_ms` (milliseconds)

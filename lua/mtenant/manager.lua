@@ -43,6 +43,10 @@ local function flatten(cfg)
     pool_max = pool.max,
     pool_min = pool.min,
     max_waiting = pool.max_waiting,
+    queue_policy = pool.queue_policy,
+    max_queries_per_second = cfg.rate_limit.max_queries_per_second,
+    burst = cfg.rate_limit.burst,
+    on_exceeded = cfg.rate_limit.on_exceeded,
     idle_timeout_ms = pool.idle_timeout_ms,
     connect_timeout_ms = pool.connect_timeout_ms,
     acquire_timeout_ms = pool.acquire_timeout_ms,
@@ -94,6 +98,10 @@ local function on_event(self, ev)
     call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
   elseif ev.kind == "pool_error" then
     call_hook(self, "on_error", ev.tenant_id, ev.error)
+  elseif ev.kind == "queue_full" then
+    call_hook(self, "on_queue_full", ev.tenant_id)
+  elseif ev.kind == "queue_timeout" then
+    call_hook(self, "on_queue_timeout", ev.tenant_id, ev.total_time_ms)
   end
 end
 

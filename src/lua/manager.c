@@ -92,8 +92,8 @@ static void on_event(mt_manager *m, const mt_event *ev, void *data) {
     lua_pushinteger(L, ev->max_attempts);
     lua_setfield(L, -2, "max_attempts");
     set_number(L, "delay_ms", ev->delay_ms);
-    set_number(L, "total_time_ms", ev->total_time_ms);
   }
+  if (ev->total_time_ms > 0) set_number(L, "total_time_ms", ev->total_time_ms);
   if (ev->error) {
     mt_lua_push_error(L, u->rt, ev->error, ev->tenant_id, ev->attempt);
     lua_setfield(L, -2, "error");
@@ -153,14 +153,19 @@ static mt_jitter jitter(lua_State *L) {
   return MT_JITTER_SEED;
 }
 
-static mt_reset_mode reset_mode(lua_State *L) {
-  static const char *const names[] = {"auto", "always", "discard_all"};
-  const char *s = str(L, "reset");
+/* The index of the value in names; 0 when it is not there. */
+static int choice(lua_State *L, const char *key, const char *const *names) {
+  const char *s = str(L, key);
   int i;
-  for (i = 0; s && i < 3; i++)
-    if (strcmp(s, names[i]) == 0) return (mt_reset_mode)i;
-  return MT_RESET_AUTO;
+  for (i = 0; s && names[i]; i++)
+    if (strcmp(s, names[i]) == 0) return i;
+  return 0;
 }
+
+static const char *const resets[] = {"auto", "always", "discard_all", NULL};
+static const char *const queue_policies[] = {"queue", "reject", "evict-lru",
+                                             NULL};
+static const char *const rate_modes[] = {"queue", "reject", "throttle", NULL};
 
 enum { MAX_PATH_NAMES = 32 };
 
@@ -205,7 +210,11 @@ static void read_config(lua_State *L, mt_manager_config *c, const char **path) {
   c->retry.deadline_ms = num(L, "deadline_ms", 0);
   c->dedicated = flag(L, "dedicated");
   c->verify_schema = flag(L, "verify_schema");
-  c->reset = reset_mode(L);
+  c->reset = (mt_reset_mode)choice(L, "reset", resets);
+  c->queue_policy = (mt_queue_policy)choice(L, "queue_policy", queue_policies);
+  c->rate_limit.per_second = num(L, "max_queries_per_second", 0);
+  c->rate_limit.burst = num(L, "burst", 1);
+  c->rate_limit.mode = (mt_rate_mode)choice(L, "on_exceeded", rate_modes);
   c->pooled = flag(L, "pooled");
   c->max_pools = (int)num(L, "max_pools", c->max_pools);
   c->pool_ttl_ms = num(L, "pool_ttl_ms", c->pool_ttl_ms);
@@ -388,7 +397,7 @@ static int stats(lua_State *L) {
   mt_pool_stats s;
   int connections;
   mt_manager_stats(check(L)->m, &s, &connections);
-  lua_createtable(L, 0, 10);
+  lua_createtable(L, 0, 16);
   set_number(L, "open", connections);
   set_number(L, "peak", s.peak);
   set_number(L, "opened", (double)s.opened);
@@ -399,6 +408,12 @@ static int stats(lua_State *L) {
   set_number(L, "tainted", (double)s.tainted);
   set_number(L, "leases", (double)s.leases);
   set_number(L, "requests", (double)s.requests);
+  set_number(L, "queue_full", (double)s.queue_full);
+  set_number(L, "queue_timeouts", (double)s.queue_timeouts);
+  set_number(L, "rate_limited", (double)s.rate_limited);
+  set_number(L, "held_up", (double)s.behind);
+  set_number(L, "held_up_ms", s.behind_ms);
+  set_number(L, "held_up_max_ms", s.behind_max_ms);
   return 1;
 }
 

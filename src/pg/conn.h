@@ -87,8 +87,10 @@ struct mt_conn {
   mt_error *last_error;
   /* statistics */
   double opened_at;
-  double rtt_ms;      /* of the first unit: the network's share, roughly */
+  double rtt_ms;      /* the shortest answer so far: the network's share */
   double progress_at; /* when the server was last heard */
+  double heard_at;    /* ... or when that may have come in at the earliest */
+  double answered_at; /* heard_at of the last answered unit */
   uint64_t requests;
 };
 

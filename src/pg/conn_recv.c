@@ -165,10 +165,26 @@ static void cancel_abandoned(mt_conn *c) {
     mt_conn_cancel(c, false);
 }
 
+/* What the unit took the server, as far as one can see from here: since it can
+ * have arrived there, or since the one before it was done. */
+static void measure(mt_conn *c, mt_req *req) {
+  double arrived = req->sent_at + c->rtt_ms;
+  double start = c->answered_at > arrived ? c->answered_at : arrived;
+  double took = c->heard_at - req->sent_at;
+  req->behind_ms = start - arrived;
+  if (c->answered_at <= req->sent_at && c->heard_at >= c->progress_at &&
+      took < c->rtt_ms)
+    c->rtt_ms = took; /* it was alone, and nothing but it took time */
+  if (req->sql && !(req->flags & MT_REQ_STREAM))
+    mt_sql_observe(req->sql, c->heard_at > start ? c->heard_at - start : 0);
+  c->answered_at = c->heard_at;
+}
+
 /* The unit's Sync (or the simple query's end) has come. */
 static void finish(mt_conn *c, mt_req *req) {
   mt_list_remove(&c->inflight, &req->node);
   check_commit(req);
+  measure(c, req);
   if (c->cancelling && !c->cancel && c->inflight.len == 0) {
     c->cancelling = false;
     mt_timer_del(&c->timer);
@@ -276,6 +292,7 @@ void mt__conn_process(mt_conn *c) {
   mt_req *req;
   PGresult *res;
   c->progress_at = mt_reactor_now(c->reactor);
+  c->heard_at = mt_reactor_arrival(c->reactor, c->progress_at);
   while (c->state == MT_CONN_OPEN && c->inflight.head && !PQisBusy(c->pg)) {
     req = mt_container(c->inflight.head, mt_req, node);
     if (req->nrows >= MAX_STREAM_ROWS) {

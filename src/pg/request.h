@@ -65,6 +65,8 @@ typedef struct mt_req {
   double timeout_ms;   /* server-side bound for this statement; 0 none */
   double deadline;     /* absolute; 0 none */
   double queued_at, sent_at;
+  double behind_ms; /* how long it was held up by others before it on its
+                       connection; set when it is answered */
   uint64_t stmt_key;
   struct pg_result *result; /* the user's; the last one for MT_REQ_SIMPLE */
   struct pg_result **rows;  /* streamed, not taken yet */
@@ -75,6 +77,9 @@ typedef struct mt_req {
   void (*on_finish)(struct mt_req *req); /* the maker's; the pool calls it */
   uint64_t seq;                          /* the pool's: place in its share */
   void *owner;                           /* the pool's: its share or lease */
+  void *place;                           /* the pool's: the slot it went to */
+  double cost_ms;                        /* the pool's: what it may take */
+  bool alone;                            /* the pool's: nothing goes behind */
   void *data;                            /* the maker's */
 } mt_req;
 

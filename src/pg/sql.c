@@ -82,6 +82,16 @@ mt_sql *mt_sql_intern(mt_sql_table *t, const char *sql, size_t len) {
   return s;
 }
 
+/* Exponentially weighted moving average. The newest quarter: a text that has
+ * turned slow is known after one or two runs, and trusted again after a few. */
+#define NEWEST 0.25
+
+void mt_sql_observe(mt_sql *s, double ms) {
+  double share = s->runs == 0 ? 1 : NEWEST;
+  s->cost_ms += (ms - s->cost_ms) * share;
+  if (s->runs < UINT32_MAX) s->runs++;
+}
+
 mt_sql *mt_sql_ref(mt_sql *s) {
   s->refs++;
   return s;

@@ -21,6 +21,8 @@ typedef struct mt_sql {
   int refs;            /* the table's own included */
   uint32_t id;         /* never reused within a table */
   mt_sql_info info;
+  uint32_t runs;  /* times it was answered */
+  double cost_ms; /* what it takes a server: moving average over its runs */
   size_t len;
   char text[]; /* NUL-ended */
 } mt_sql;
@@ -32,6 +34,8 @@ void mt_sql_table_free(mt_sql_table *t);
 /* The text, which must have no NUL; the caller owns a reference. NULL when
  * memory is short. */
 mt_sql *mt_sql_intern(mt_sql_table *t, const char *sql, size_t len);
+/* It was answered, and took the server about so long. */
+void mt_sql_observe(mt_sql *s, double ms);
 mt_sql *mt_sql_ref(mt_sql *s);
 void mt_sql_unref(mt_sql *s); /* NULL allowed */
 

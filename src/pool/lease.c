@@ -91,23 +91,35 @@ void mt__lease_grant_all(mt_pool *p) {
   }
 }
 
+/* Under queue_policy = reject: it would have to wait for another's end. */
+static bool is_rejected(const mt_share *s) {
+  mt_pool *p = s->pool;
+  if (p->opt.queue_policy != MT_QUEUE_REJECT) return false;
+  if (s->inflight >= p->opt.max) return true;
+  return mt__server_full(p->server) &&
+         (p->lease_waiters.len > 0 || !idle_slot(p));
+}
+
 int mt_lease_acquire(mt_share *s,
                      void (*on_grant)(mt_lease *l, const mt_error *err),
                      void *data, mt_lease **out, mt_error **err) {
   mt_pool *p = s->pool;
   mt_lease *l;
+  int rc;
   if (p->closing)
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
   if (s->leases.len >= (size_t)p->opt.max_waiting)
-    return mt_fail(
-        err, mt_error_new(MT_E_POOL_EXHAUSTED, "%d leases are waiting already",
-                          p->opt.max_waiting));
+    return mt__share_refuse(s, err, "too many leases are waiting already");
+  if (is_rejected(s))
+    return mt__share_refuse(s, err, "every connection is taken");
+  rc = mt__rate_admit(s, err);
+  if (rc != MT_OK) return rc;
   l = mt_calloc(sizeof *l);
   if (!l) return mt_fail(err, mt_error_oom());
   l->share = s;
   l->on_grant = on_grant;
   l->data = data;
-  l->queued_at = mt_reactor_now(p->reactor);
+  l->queued_at = mt__pool_clock(p);
   mt_list_push(&s->leases, &l->node);
   *out = l;
   mt__share_wake(s);
@@ -133,6 +145,10 @@ int mt_lease_submit(mt_lease *l, mt_req *req, mt_error **err) {
     mt_error *e = mt_error_new(MT_E_CONNECTION_LOST,
                                "the connection of this lease was lost");
     return mt_fail(err, e);
+  }
+  if (req->sql) { /* the first of it was counted when it was acquired */
+    if (!l->paid) mt__rate_take(l->share, mt_reactor_now(p->reactor));
+    l->paid = false;
   }
   req->owner = l;
   req->on_done = req_done;

@@ -12,9 +12,11 @@
 #include "pool/pool_priv.h"
 
 /* ---- choosing --------------------------------------------------------------- */
-static bool usable(const mt_slot *s) {
-  return s->open && !s->retiring && !s->lease && !s->reserved &&
-         !s->conn->retire && mt_conn_depth(s->conn) < MT_DEPTH_MAX;
+
+static bool usable(const mt_slot *s, double now) {
+  return mt__slot_is_plain(s) && !s->alone && s->ahead_ms < MT_AHEAD_MS &&
+         mt_conn_depth(s->conn) < MT_DEPTH_MAX &&
+         !mt__slot_stalled(s, now, MT_STALLED_MS);
 }
 
 /* Rendezvous hashing: the open slot with the highest hash of (share, slot). */
@@ -42,76 +44,113 @@ static mt_slot *least_busy(mt_pool *p, double now) {
   mt_node *n;
   for (n = p->slots.head; n; n = n->next) {
     mt_slot *s = mt_container(n, mt_slot, node);
-    if (!usable(s) || mt__slot_stalled(s, now, MT_STALLED_MS)) continue;
+    if (!usable(s, now)) continue;
     if (!best || mt_conn_depth(s->conn) < mt_conn_depth(best->conn)) best = s;
   }
   return best;
 }
 
+/* While quick statements come, slow ones leave them a connection, unless
+ * there is only one. */
+static bool leaves_express(const mt_pool *p, double now) {
+  int plain = 0, free = 0;
+  mt_node *n;
+  if (!mt__pool_express(p, now)) return true;
+  for (n = p->slots.head; n; n = n->next) {
+    const mt_slot *s = mt_container(n, mt_slot, node);
+    if (!mt__slot_is_plain(s)) continue;
+    plain++;
+    free += !s->alone;
+  }
+  return free > 1 || plain <= 1;
+}
+
 /* Home, unless it is much busier than others or stuck behind something slow.
  * NULL: better to wait in the pool, where any connection may take it. */
-static mt_slot *choose(mt_pool *p, mt_share *share, double now) {
+static mt_slot *choose(mt_pool *p, mt_share *share, mt_pace pace, double now) {
   mt_slot *home = home_of(p, share), *other;
-  size_t depth;
-  if (home && (!usable(home) || mt__slot_stalled(home, now, MT_STALLED_MS)))
-    home = NULL;
+  size_t depth, slack = pace == MT_QUICK ? MT_HOME_SLACK : 1;
+  if (pace == MT_SLOW && !leaves_express(p, now)) return NULL;
+  if (home && !usable(home, now)) home = NULL;
   depth = home ? mt_conn_depth(home->conn) : 0;
-  if (home && depth < MT_HOME_SLACK) return home;
+  if (home && depth < slack) return home;
   other = least_busy(p, now);
   if (!home || !other) return other;
-  return depth > mt_conn_depth(other->conn) + MT_HOME_SLACK ? other : home;
+  return depth >= mt_conn_depth(other->conn) + slack ? other : home;
 }
 
 /* ---- dispatch -------------------------------------------------------------- */
 
 void mt__share_mark(mt_share *s) {
   bool queued = s->reqs.len > 0 || s->leases.len > 0;
-  if (queued && !mt_node_linked(&s->waiting))
+  if (queued && !mt_node_linked(&s->waiting)) {
     mt_list_push(&s->pool->waiting, &s->waiting);
-  else if (!queued)
+  } else if (!queued) {
     mt_node_unlink(&s->waiting);
+    mt_node_unlink(&s->ready);
+  }
 }
 
 void mt__share_wake(mt_share *s) {
-  mt_pool *p = s->pool;
-  if (s->reqs.len && s->inflight < p->opt.max && !mt_node_linked(&s->ready))
-    mt_list_push(&p->ready, &s->ready);
-  while (s->leases.len && s->inflight < p->opt.max) {
-    mt_node *n = mt_list_pop(&s->leases);
-    mt_container(n, mt_lease, node)->counted = true;
-    s->inflight++;
-    mt_list_push(&p->lease_waiters, n);
-  }
+  mt__share_line_up(s);
   mt__share_mark(s);
 }
 
 static void req_done(mt_req *req);
 
-static void give(mt_slot *s, mt_share *share, mt_req *req, double now) {
+/* The request is on its connection from here until it has left it. */
+static void arrive(mt_slot *s, mt_req *req) {
+  req->place = s;
+  req->cost_ms = mt__req_cost(req);
+  req->alone = mt__req_alone(req);
+  s->ahead_ms += req->cost_ms;
+  s->alone += req->alone;
+}
+
+static void leave(mt_req *req) {
+  mt_slot *s = req->place;
+  s->alone -= req->alone;
+  s->ahead_ms = mt_conn_depth(s->conn) > 0 ? s->ahead_ms - req->cost_ms : 0;
+}
+
+static void give(mt_slot *s, mt_share *share, double now) {
+  mt_pool *p = s->pool;
+  mt_req *req = mt_container(share->reqs.head, mt_req, node);
   mt_list_remove(&share->reqs, &req->node);
-  mt__share_mark(share);
   share->inflight++;
   req->sent_at = now;
   if (req->deadline > 0)
     req->timeout_ms = req->deadline - now > 1 ? req->deadline - now : 1;
   req->on_done = req_done;
-  s->pool->stats.requests++;
+  p->stats.requests++;
+  arrive(s, req);
+  if (!req->alone) p->quick_at = now;
+  mt__rate_send(share, now);
   mt_conn_submit(s->conn, req);
   mt__slot_touch(s, share->hash);
+  mt__fair_charge(share, req->cost_ms);
+  mt__share_wake(share);
 }
 
+static bool serve_one(mt_pool *p, mt_pace pace, double now) {
+  mt_share *share = mt__fair_next(p, pace);
+  mt_slot *s = share ? choose(p, share, pace, now) : NULL;
+  if (s) give(s, share, now);
+  return s;
+}
+
+/* One of either kind at a time, so that neither starves the other. */
 static void dispatch_ready(mt_pool *p) {
   double now = mt_reactor_now(p->reactor);
-  while (p->ready.head) {
-    mt_share *share = mt_container(p->ready.head, mt_share, ready);
-    bool full = share->inflight >= p->opt.max; /* leases were faster */
-    mt_slot *s = full ? NULL : choose(p, share, now);
-    if (!s && !full) return;
-    mt_list_remove(&p->ready, &share->ready);
-    if (full) continue;
-    give(s, share, mt_container(share->reqs.head, mt_req, node), now);
-    mt__share_wake(share);
+  bool more = true;
+  while (more) {
+    more = serve_one(p, MT_SLOW, now);
+    more = serve_one(p, MT_QUICK, now) || more;
   }
+  if (!mt__pool_has_ready(p))
+    p->blocked_since = 0;
+  else if (p->blocked_since == 0)
+    p->blocked_since = now;
 }
 
 void mt__pool_dispatch(mt_pool *p) {
@@ -119,7 +158,7 @@ void mt__pool_dispatch(mt_pool *p) {
   p->dispatching = true;
   if (p->lease_waiters.len) mt__lease_grant_all(p);
   dispatch_ready(p);
-  if (p->ready.len || p->lease_waiters.len || p->slots.len < 1 ||
+  if (mt__pool_has_ready(p) || p->lease_waiters.len || p->slots.len < 1 ||
       p->slots.len < (size_t)p->opt.min || p->slots.len < MT_SOFT_MAX)
     mt__pool_grow(p);
   p->dispatching = false;
@@ -154,10 +193,18 @@ void mt__req_disposed(const mt_pool *p, mt_req *req) {
   mt_req_set_error(req, e);
 }
 
+static void count_behind(mt_pool *p, double ms) {
+  p->stats.behind++;
+  p->stats.behind_ms += ms;
+  if (ms > p->stats.behind_max_ms) p->stats.behind_max_ms = ms;
+}
+
 static void req_done(mt_req *req) {
   mt_share *share = req->owner;
   mt_pool *p = share->pool;
   share->inflight--;
+  leave(req);
+  if (req->behind_ms > 0) count_behind(p, req->behind_ms);
   mt__req_disposed(p, req);
   if (may_resend(p, req)) {
     requeue(share, req);
@@ -169,22 +216,47 @@ static void req_done(mt_req *req) {
   mt__share_settle(share);
 }
 
+int mt__share_refuse(mt_share *s, mt_error **err, const char *why) {
+  mt_pool *p = s->pool;
+  p->stats.queue_full++;
+  if (s->on_exhausted) s->on_exhausted(s, MT_QUEUE_FULL, 0);
+  return mt_fail(
+      err, mt_error_new(MT_E_POOL_EXHAUSTED,
+                        "%s (%zu statements and %zu "
+                        "leases of this tenant wait, %d are in flight; %d of "
+                        "%d connections are open)",
+                        why, s->reqs.len, s->leases.len, s->inflight,
+                        p->server->open, p->server->cap));
+}
+
+/* Under queue_policy = reject: it was not sent, and no connection that is on
+ * its way will take it. */
+static bool is_rejected(const mt_share *s, const mt_req *req) {
+  const mt_pool *p = s->pool;
+  return p->opt.queue_policy == MT_QUEUE_REJECT &&
+         req->state == MT_REQ_WAITING && req->node.list == &s->reqs &&
+         (s->inflight >= p->opt.max || mt__server_full(p->server));
+}
+
 int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
   mt_pool *p = s->pool;
+  int rc;
   if (p->closing)
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
   if (s->reqs.len >= (size_t)p->opt.max_waiting)
-    return mt_fail(err, mt_error_new(MT_E_POOL_EXHAUSTED,
-                                     "%d statements are waiting already",
-                                     p->opt.max_waiting));
+    return mt__share_refuse(s, err, "too many statements are waiting already");
+  rc = mt__rate_admit(s, err);
+  if (rc != MT_OK) return rc;
   req->owner = s;
   req->state = MT_REQ_WAITING;
-  req->queued_at = 0;
+  req->queued_at = mt__pool_clock(p);
   req->seq = s->next_seq++;
   mt_list_push(&s->reqs, &req->node);
   mt__share_wake(s);
   mt__pool_dispatch(p);
-  return MT_OK;
+  if (!is_rejected(s, req)) return MT_OK;
+  mt_share_take_back(s, req);
+  return mt__share_refuse(s, err, "every connection is taken");
 }
 
 bool mt_share_take_back(mt_share *s, mt_req *req) {
@@ -193,7 +265,7 @@ bool mt_share_take_back(mt_share *s, mt_req *req) {
     mt_list_remove(&s->reqs, &req->node);
     req->state = MT_REQ_NEW;
     if (s->reqs.len == 0) mt_node_unlink(&s->ready);
-    mt__share_mark(s);
+    mt__share_wake(s); /* its leases may wait for its rate */
     mt__share_settle(s);
     return true;
   }
@@ -201,6 +273,7 @@ bool mt_share_take_back(mt_share *s, mt_req *req) {
     mt_slot *slot = mt_container(n, mt_slot, node);
     if (!mt_conn_take_back(slot->conn, req)) continue;
     s->inflight--;
+    leave(req);
     mt__share_wake(s);
     mt__share_settle(s);
     return true;
@@ -315,6 +388,7 @@ mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
   p->kick.cb = on_kick;
   p->closer.cb = on_cut_off;
   p->generation = 1;
+  mt__rate_init(p);
   mt_rand_seed(&p->rand,
                (uint64_t)(uintptr_t)p ^ (uint64_t)(mt_reactor_now(r) * 1e3));
   mt__maint_init(p);

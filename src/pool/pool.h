@@ -8,7 +8,9 @@
  *   slot:   one connection of the pool (private)
  *   lease:  one connection pinned to a share, for a transaction or session
  *
- * Requests of shares are served round robin, FIFO within a share.
+ * Shares are served by deficit round robin over what their statements cost,
+ * FIFO within a share. What is slow by its own history, or has none, is the
+ * last on its connection until it is answered: nobody queues behind it.
  */
 #ifndef MT_POOL_POOL_H
 #define MT_POOL_POOL_H
@@ -19,6 +21,12 @@ typedef struct mt_pool mt_pool;
 typedef struct mt_server mt_server;
 typedef struct mt_slot mt_slot;
 
+/* What a share is to know of its own refusals. */
+typedef enum mt_exhausted {
+  MT_QUEUE_FULL,   /* refused at once */
+  MT_QUEUE_TIMEOUT /* after it had waited */
+} mt_exhausted;
+
 typedef struct mt_pool_options {
   mt_conn_options conn;
   int max;         /* one share's requests and leases at a time */
@@ -27,6 +35,8 @@ typedef struct mt_pool_options {
   double idle_timeout_ms, acquire_timeout_ms, max_lifetime_ms;
   int max_tenants_touched; /* then the connection is recycled */
   mt_reset_mode reset;
+  mt_queue_policy queue_policy;
+  mt_rate_limit rate; /* of each share */
 } mt_pool_options;
 
 typedef struct mt_pool_stats {
@@ -34,11 +44,15 @@ typedef struct mt_pool_stats {
   uint64_t resets;  /* sessions that were reset, and proven clean */
   uint64_t tainted; /* connections closed because they could not be, or
                        because something unexpected had touched them */
+  uint64_t queue_full, queue_timeouts, rate_limited;
+  uint64_t behind;      /* requests that others on their connection held up */
+  double behind_ms;     /* ... for so long in sum */
+  double behind_max_ms; /* ... and at most */
   int open, peak;
 } mt_pool_stats;
 
 typedef struct mt_share {
-  mt_node ready;   /* in pool->ready: may be served */
+  mt_node ready;   /* in one of pool->ready, or in pool->throttled */
   mt_node waiting; /* in pool->waiting: has queued requests or leases */
   mt_pool *pool;
   mt_list reqs; /* queued requests */
@@ -48,7 +62,12 @@ typedef struct mt_share {
   uint64_t hash;  /* for its home */
   mt_slot *home;
   uint64_t home_epoch;
+  double deficit;      /* ms of its turn that are left */
+  double rate_at;      /* when its next statement would be on time */
+  double throttled_at; /* pool clock when its rate last held it back */
   void (*on_idle)(struct mt_share *s); /* optional: nothing left of it */
+  /* optional; must not call back into the pool */
+  void (*on_exhausted)(struct mt_share *s, mt_exhausted what, double waited_ms);
 } mt_share;
 
 typedef enum mt_lease_state {
@@ -64,6 +83,7 @@ typedef struct mt_lease {
   mt_slot *slot; /* NULL while waiting, and after the connection was lost */
   int inflight;
   bool counted;    /* in share->inflight */
+  bool paid;       /* its first statement is within the rate already */
   bool tainted;    /* something was left on the session: reset it at the end */
   bool unprovable; /* ... that no reset is known to take away: close it */
   bool resetting;

@@ -14,11 +14,24 @@ static mt_error *exhausted(const mt_pool *p) {
                       p->opt.acquire_timeout_ms, p->stats.open, p->server->cap);
 }
 
+/* Under `throttle` a tenant's own rate does not make it time out. */
+static double waited(const mt_share *s, double since, double now) {
+  if (s->pool->opt.rate.mode == MT_RATE_THROTTLE && s->throttled_at > since)
+    since = s->throttled_at;
+  return now - since;
+}
+
+static void timed_out(mt_share *s, double ms) {
+  s->pool->stats.queue_timeouts++;
+  if (s->on_exhausted) s->on_exhausted(s, MT_QUEUE_TIMEOUT, ms);
+}
+
 static void expire_reqs(mt_pool *p, mt_share *s, double now) {
   while (s->reqs.head) {
     mt_req *req = mt_container(s->reqs.head, mt_req, node);
-    if (req->queued_at <= 0) req->queued_at = now;
-    if (now - req->queued_at < p->opt.acquire_timeout_ms) return;
+    double ms = waited(s, req->queued_at, now);
+    if (ms < p->opt.acquire_timeout_ms) return;
+    timed_out(s, ms);
     mt_share_take_back(s, req);
     req->state = MT_REQ_DONE;
     mt_req_set_error(req, exhausted(p));
@@ -30,7 +43,9 @@ static void expire_leases(mt_pool *p, mt_list *list, double now) {
   while (list->head) {
     mt_lease *l = mt_container(list->head, mt_lease, node);
     mt_error *err;
-    if (now - l->queued_at < p->opt.acquire_timeout_ms) return;
+    double ms = waited(l->share, l->queued_at, now);
+    if (ms < p->opt.acquire_timeout_ms) return;
+    timed_out(l->share, ms);
     mt_list_remove(list, &l->node);
     err = exhausted(p);
     mt__lease_fail(l, err);
@@ -48,9 +63,18 @@ static bool server_answers(const mt_pool *p) {
   return p->server->connecting == 0; /* nobody tries: time alone decides */
 }
 
+/* Read at every tick while something waits, and stands if no server answers. */
+double mt__pool_clock(mt_pool *p) {
+  double now = mt_reactor_now(p->reactor);
+  bool waits = p->waiting.len > 0 || p->lease_waiters.len > 0;
+  if (!waits || server_answers(p)) p->clock_ms += now - p->clock_at;
+  p->clock_at = now;
+  return p->clock_ms;
+}
+
 /* Runs while the server answers; while it does not, connect errors decide. */
 static void expire(mt_pool *p) {
-  double now = mt_reactor_now(p->reactor);
+  double now = mt__pool_clock(p);
   mt_list shares = {0};
   mt_node *n;
   if (!server_answers(p)) return;
@@ -126,4 +150,5 @@ void mt__maint_stop(mt_pool *p) {
   mt_timer_del(&p->tick);
   mt_timer_del(&p->maint);
   mt_timer_del(&p->closer);
+  mt_timer_del(&p->rate_timer);
 }

@@ -14,14 +14,25 @@ enum {
   MT_TOUCHED_BITS = 4096
 };
 
-#define MT_STALLED_MS                                                      \
-  5.0                   /* beyond the round trip: nothing queues behind it \
-                         */
-#define MT_SLOW_MS 20.0 /* ... and it may open connections beyond SOFT_MAX */
+/* A statement that takes longer, by its history, is the last one on its
+ * connection. The noise of measuring is a few tenths. */
+#define MT_ALONE_MS 2.0
+/* What may be ahead of a statement on its connection, as far as one knows. */
+#define MT_AHEAD_MS 5.0
+/* What runs for longer than that beyond the round trip gets nothing behind
+ * it, whatever its history says. */
+#define MT_STALLED_MS 5.0
+#define MT_SLOW_MS 20.0   /* ... and it may open connections beyond SOFT_MAX */
+#define MT_BLOCKED_MS 5.0 /* waiting for so long may open them up to it */
+/* While quick statements come, slow ones leave them a connection. */
+#define MT_EXPRESS_MS 1000.0
 #define MT_LEASE_WAIT_MS 100.0 /* a lease that waits longer opens another */
 #define MT_TICK_MS 20.0
 #define MT_MAINT_MS 1000.0
 #define MT_RECONNECT_PAUSE_MS 100.0
+
+/* Of a share: what its next request is. */
+typedef enum mt_pace { MT_QUICK, MT_SLOW } mt_pace;
 
 struct mt_server {
   char *name;
@@ -41,6 +52,8 @@ struct mt_slot {
   bool retiring; /* takes nothing new, closes when quiet */
   mt_lease *lease;
   mt_lease *reserved; /* drains for this lease */
+  int alone;          /* requests there that nothing may queue behind: 0 or 1 */
+  double ahead_ms;    /* what those there may take, in sum */
   uint64_t salt;
   double expires_at, idle_since;
   int touched;
@@ -56,15 +69,21 @@ struct mt_pool {
   mt_password_fn password;
   void *data;
   mt_list slots;
-  mt_list ready;         /* shares that may be served, round robin */
+  mt_list ready[2];      /* shares that may be served, by mt_pace */
+  mt_list throttled;     /* shares that their rate limit holds back */
   mt_list waiting;       /* shares with something queued */
   mt_list lease_waiters; /* leases, FIFO */
   int connecting;
   uint64_t epoch;      /* changes with the set of open slots */
   uint64_t generation; /* changes when a connection is lost */
   double next_connect_at;
-  mt_defer kick;  /* dispatch at the end of the turn */
-  bool no_memory; /* fail the waiters then */
+  mt_defer kick;             /* dispatch at the end of the turn */
+  bool no_memory;            /* fail the waiters then */
+  double blocked_since;      /* something is ready and finds no place; 0 */
+  double quick_at;           /* when a quick statement was last sent */
+  double clock_ms, clock_at; /* the queues' time: it stands in an outage */
+  mt_timer rate_timer;       /* the first of the throttled */
+  double rate_due;
   mt_timer tick;  /* while something waits */
   mt_timer maint; /* while there are connections */
   mt_timer closer;
@@ -85,12 +104,43 @@ void mt__pool_grow(mt_pool *p);
 void mt__pool_fail_waiters(mt_pool *p, const mt_error *err);
 /* A share has something to serve (again). */
 void mt__share_wake(mt_share *s);
+/* Fails with MT_E_POOL_EXHAUSTED, counts it and tells the share. */
+int mt__share_refuse(mt_share *s, mt_error **err, const char *why);
+
+/* fair.c: whose turn it is */
+
+/* Is it slow by its history, or has none? */
+bool mt__req_alone(const mt_req *req);
+/* Milliseconds that it may take, within limits that keep a turn finite. */
+double mt__req_cost(const mt_req *req);
+/* In its list of the ready ones, or of those that its rate holds back. */
+void mt__share_line_up(mt_share *s);
+/* Whose turn it is among the quick or the slow; NULL when none is ready. */
+mt_share *mt__fair_next(mt_pool *p, mt_pace pace);
+/* The one that is next was served a request of that cost. */
+void mt__fair_charge(mt_share *s, double cost_ms);
+bool mt__pool_has_ready(const mt_pool *p);
+/* Were there quick statements just now? */
+bool mt__pool_express(const mt_pool *p, double now);
+/* May it send something now, as far as its rate goes? */
+bool mt__rate_allows(const mt_share *s, double now);
+/* One statement more, whether that is within its rate or not. */
+void mt__rate_take(mt_share *s, double now);
+/* The same for one that is let go now, unless it was counted when it came. */
+void mt__rate_send(mt_share *s, double now);
+/* Under on_exceeded = reject: takes one if that is within the rate. */
+int mt__rate_admit(mt_share *s, mt_error **err);
+void mt__rate_init(mt_pool *p);
+/* Now, on the clock that acquire_timeout_ms counts by. */
+double mt__pool_clock(mt_pool *p);
 /* What a closing pool has cancelled was disposed of, not cancelled. */
 void mt__req_disposed(const mt_pool *p, mt_req *req);
 /* Tells its owner when nothing is left of it. */
 void mt__share_settle(mt_share *s);
 /* Is the slot idle: open, unleased, nothing queued, not retiring? */
 bool mt__slot_idle(const mt_slot *s);
+/* Takes plain requests now, so far as leases and its end go. */
+bool mt__slot_is_plain(const mt_slot *s);
 /* What runs there now has been running for longer than the round trip and
  * `ms`: whoever queues behind it waits for it. */
 bool mt__slot_stalled(const mt_slot *s, double now, double ms);
@@ -122,6 +172,8 @@ void mt__maint_stop(mt_pool *p);
  * another pool to make room. */
 bool mt__server_take(mt_server *s, mt_pool *p);
 void mt__server_give(mt_server *s);
+/* Is all of the budget open, and nothing on its way? */
+bool mt__server_full(const mt_server *s);
 /* A handshake of one of its pools has ended, well or badly. */
 void mt__server_connected(mt_server *s);
 /* The server has refused a connection with 53300. */

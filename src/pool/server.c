@@ -72,6 +72,10 @@ static mt_slot *oldest_idle(mt_server *s, const mt_pool *asking) {
   return best;
 }
 
+bool mt__server_full(const mt_server *s) {
+  return s->connecting == 0 && s->open >= s->cap;
+}
+
 bool mt__server_take(mt_server *s, mt_pool *p) {
   mt_slot *victim;
   if (s->connecting >= MT_CONNECTING_MAX) return false;
@@ -81,7 +85,9 @@ bool mt__server_take(mt_server *s, mt_pool *p) {
     return true;
   }
   /* its place becomes free when it has closed; the pool is woken then */
-  victim = p->slots.len == 0 ? oldest_idle(s, p) : NULL;
+  victim = p->slots.len == 0 || p->opt.queue_policy == MT_QUEUE_EVICT_LRU
+               ? oldest_idle(s, p)
+               : NULL;
   if (victim) mt__slot_close(victim);
   return false;
 }

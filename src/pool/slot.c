@@ -11,9 +11,13 @@
 
 /* ---- state ------------------------------------------------------------------ */
 
-bool mt__slot_idle(const mt_slot *s) {
+bool mt__slot_is_plain(const mt_slot *s) {
   return s->open && !s->retiring && !s->lease && !s->reserved &&
-         !s->conn->retire && mt_conn_quiet(s->conn);
+         !s->conn->retire;
+}
+
+bool mt__slot_idle(const mt_slot *s) {
+  return mt__slot_is_plain(s) && mt_conn_quiet(s->conn);
 }
 
 bool mt__slot_stalled(const mt_slot *s, double now, double ms) {
@@ -210,20 +214,24 @@ static load measure(mt_pool *p, double now) {
 
 /* Does waiting call for another connection? `total` counts those opening. */
 static bool wants_one(mt_pool *p, const load *l, size_t total, double now) {
-  bool plain = p->ready.len > 0;
+  bool plain = mt__pool_has_ready(p);
+  /* one connection that the slow leave to the quick does not count */
+  size_t express = mt__pool_express(p, now) && p->ready[MT_SLOW].len > 0;
+  size_t soft = MT_SOFT_MAX + express;
   size_t coming = l->reserved + (size_t)p->connecting;
   const mt_lease *first;
   if (total == 0) return plain || p->lease_waiters.len > 0;
   if (total < (size_t)p->opt.min) return true;
   if (p->lease_waiters.len > coming) {
-    if (total < MT_SOFT_MAX) return true;
+    if (total < soft) return true;
     first = mt_container(p->lease_waiters.head, mt_lease, node);
-    if (now - first->queued_at > MT_LEASE_WAIT_MS) return true;
+    if (mt__pool_clock(p) - first->queued_at > MT_LEASE_WAIT_MS) return true;
   }
   if (p->connecting > 0) return false;
   if (plain && l->usable == 0) return true;
-  if (plain && l->slow == l->usable) return true;
-  if (total >= MT_SOFT_MAX || l->usable == 0) return false;
+  if (plain && l->slow + express >= l->usable) return true;
+  if (total >= soft || l->usable == 0) return false;
+  if (plain && now - p->blocked_since > MT_BLOCKED_MS) return true;
   return l->loaded == l->usable || (plain && l->stalled == l->usable);
 }
 

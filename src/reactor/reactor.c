@@ -95,6 +95,18 @@ bool mt_reactor_end_turn(mt_reactor *r) {
   return has_deferred(r);
 }
 
+void mt_reactor_looks(mt_reactor *r) {
+  r->looked_at = r->looks_at;
+  r->looks_at = r->ops->now(r);
+}
+
+/* Longer than that, and the loop has slept until it came. */
+#define SLEPT_MS 0.1
+
+double mt_reactor_arrival(mt_reactor *r, double now) {
+  return now - r->looks_at > SLEPT_MS ? now : r->looked_at;
+}
+
 size_t mt_reactor_live(const mt_reactor *r) {
   return r->live_ios + r->live_timers;
 }

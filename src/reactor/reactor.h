@@ -66,6 +66,8 @@ struct mt_reactor {
   const mt_reactor_ops *ops;
   mt_list deferred[MT_DEFER_PHASES];
   size_t live_ios, live_timers; /* for leak checks */
+  double looks_at, looked_at;   /* when it last looked at its sockets, and the
+                                   time before that; 0 when not told */
   void *resolver;               /* pg/resolver.c: one per reactor */
   void (*resolver_free)(void *resolver);
 };
@@ -84,6 +86,11 @@ void mt_defer_del(mt_defer *d);
 /* For implementations: runs the queued phases once, in order; true if more
  * was queued meanwhile, so the loop must not block. */
 bool mt_reactor_end_turn(mt_reactor *r);
+/* For implementations: the loop is about to ask which sockets are ready. */
+void mt_reactor_looks(mt_reactor *r);
+/* The earliest time at which what is read now can have come: now, unless the
+ * loop was busy elsewhere and found it waiting. */
+double mt_reactor_arrival(mt_reactor *r, double now);
 /* For implementations: t is due, and out of the loop. Calls its callback. */
 void mt_timer_fired(mt_timer *t);
 /* Watchers and timers in use. */

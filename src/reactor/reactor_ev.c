@@ -113,9 +113,11 @@ static void end_turn(ev_reactor *er) {
 }
 
 static void on_turn(struct ev_loop *loop, ev_prepare *w, int revents) {
+  ev_reactor *er = w->data;
   (void)loop;
   (void)revents;
-  end_turn(w->data);
+  end_turn(er);
+  mt_reactor_looks(&er->base);
 }
 
 static void on_awake(struct ev_loop *loop, ev_idle *w, int revents) {

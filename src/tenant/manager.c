@@ -377,6 +377,13 @@ void mt_manager_stats(const mt_manager *m, mt_pool_stats *out,
     out->requests += s->requests;
     out->tainted += s->tainted;
     out->resets += s->resets;
+    out->queue_full += s->queue_full;
+    out->queue_timeouts += s->queue_timeouts;
+    out->rate_limited += s->rate_limited;
+    out->behind += s->behind;
+    out->behind_ms += s->behind_ms;
+    if (s->behind_max_ms > out->behind_max_ms)
+      out->behind_max_ms = s->behind_max_ms;
     out->open += s->open;
     out->peak += s->peak;
   }

@@ -60,7 +60,9 @@ static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
                        .acquire_timeout_ms = c->acquire_timeout_ms,
                        .max_lifetime_ms = c->max_lifetime_ms,
                        .max_tenants_touched = c->max_tenants_touched,
-                       .reset = c->reset};
+                       .reset = c->reset,
+                       .queue_policy = c->queue_policy,
+                       .rate = c->rate_limit};
   mt_server *server = server_for(m, ep->server);
   if (c->pooled) { /* the sessions are not ours to reset or to recycle */
     o.max_tenants_touched = INT_MAX;

@@ -171,6 +171,38 @@ static void on_idle(mt_share *s) {
   mt__tenant_check(mt_container(s, mt_tenant, share));
 }
 
+/* Told later: the pool must not be called back, and the host may do that. */
+typedef struct exhausted {
+  mt_defer defer;
+  mt_tenant *tenant;
+  mt_exhausted what;
+  double waited_ms;
+} exhausted;
+
+static void tell_exhausted(mt_defer *d) {
+  exhausted *x = mt_container(d, exhausted, defer);
+  mt_tenant *t = x->tenant;
+  mt_event ev = {
+      .kind = x->what == MT_QUEUE_FULL ? "queue_full" : "queue_timeout",
+      .tenant_id = t->shared ? "shared" : t->id,
+      .schema = mt_tenant_schema(t),
+      .total_time_ms = x->waited_ms};
+  mt_free(x);
+  mt__manager_event(t->manager, &ev);
+  mt_tenant_unref(t);
+}
+
+static void on_exhausted(mt_share *s, mt_exhausted what, double waited_ms) {
+  mt_tenant *t = mt_container(s, mt_tenant, share);
+  exhausted *x = mt_calloc(sizeof *x);
+  if (!x) return; /* the statement's own error says it too */
+  x->defer.cb = tell_exhausted;
+  x->tenant = mt_tenant_ref(t);
+  x->what = what;
+  x->waited_ms = waited_ms;
+  mt_defer_add(t->manager->reactor, &x->defer, MT_DEFER_DELIVER);
+}
+
 static void apply(mt_tenant *t, const mt_route *route) {
   mt_endpoint *ep = NULL;
   mt_error *err = check_schema(t, route->schema);
@@ -185,6 +217,7 @@ static void apply(mt_tenant *t, const mt_route *route) {
     t->verified = 0;
     mt_share_init(&t->share, t->entry->pool, mt_hash64(t->id, strlen(t->id), 7),
                   on_idle);
+    t->share.on_exhausted = on_exhausted;
     created(t);
   }
   mt__tenant_routed(t, err);

@@ -64,6 +64,7 @@ describe("defaults", function()
           max = 10, min = 0, idle_timeout_ms = 30000,
           connect_timeout_ms = 5000, acquire_timeout_ms = 5000,
           max_lifetime_ms = 3600000, max_waiting = 1000,
+          queue_policy = "queue",
         },
         max_connections = "auto",
         retry = {
@@ -80,6 +81,7 @@ describe("defaults", function()
         search_path = { "$tenant", "public" }, reset = "auto", verify_schema = true,
         mode = "shared",
       },
+      rate_limit = {},
       hooks = {},
       debug = {
         enabled = false, log_queries = true, log_pool_events = true,
