@@ -116,7 +116,7 @@ local function valid_config()
   return {
     connection = { url = "postgresql://", pool = {}, retry = {} },
     isolation = { schema_name_template = function() end },
-    hooks = {}, debug = {},
+    rate_limit = {}, hooks = {}, debug = {},
   }
 end
 
