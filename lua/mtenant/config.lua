@@ -95,10 +95,12 @@ local function default_on_exceeded(rate)
 end
 
 
-local function check_rate(per_second, rate)
-  if per_second == nil and (rate.burst or rate.on_exceeded) then
-    return "%s is required"
-  end
+local function needs_rate(rate)
+  return rate.burst ~= nil or rate.on_exceeded ~= nil
+end
+
+
+local function check_rate(per_second)
   if per_second and per_second <= 0 then return "%s must be positive" end
 end
 
@@ -155,7 +157,7 @@ local TRAILING = {
     enum = { "queue", "reject", "evict-lru" }, default = "queue" },
 
   { "rate_limit.max_queries_per_second", kind = "number",
-    check = check_rate },
+    required = needs_rate, check = check_rate },
   { "rate_limit.burst", kind = "integer", min = 1, default = default_burst },
   { "rate_limit.on_exceeded", kind = "string",
     enum = { "queue", "reject", "throttle" }, default = default_on_exceeded },

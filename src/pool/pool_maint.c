@@ -16,8 +16,10 @@ static mt_error *exhausted(const mt_pool *p) {
 
 /* Under `throttle` a tenant's own rate does not make it time out. */
 static double waited(const mt_share *s, double since, double now) {
-  if (s->pool->opt.rate.mode == MT_RATE_THROTTLE && s->throttled_at > since)
-    since = s->throttled_at;
+  if (s->pool->opt.rate.mode == MT_RATE_THROTTLE) {
+    if (s->ready.list == &s->pool->throttled) return 0;
+    if (s->throttled_at > since) since = s->throttled_at;
+  }
   return now - since;
 }
 
