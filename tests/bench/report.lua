@@ -314,6 +314,7 @@ local TABLES = {
     { "heap growth MiB", "heap_mib", 1, largest },
     { "RSS MiB", "rss_mib", 1 }, { "backends", "backends", 0, largest },
     { "their memory MiB", "server_mib", 0 },
+    { "open at a time", "conns", 0, largest },
     { "conns peak", "peak_conns", 0, largest },
     { "recycled", "recycled", 0 }, { "per s", "per_s", 0 },
     { "client CPU us/op", "cpu_us", 1 },
@@ -349,15 +350,15 @@ end
 -- ---- JSON ------------------------------------------------------------------
 
 local function write_json(path, lines, judged)
-  local targets = {}
+  local list = {}
   for i, t in ipairs(judged) do
-    targets[i] = ('{"target":"%s","wanted":"%s %g","measured":%s,'
+    list[i] = ('{"target":"%s","wanted":"%s %g","measured":%s,'
       .. '"verdict":"%s"}'):format(t.text, t.comparison, t.bound,
       t.figure and ("%.6g"):format(t.figure) or "null", t.verdict)
   end
   local out = path == "-" and io.stdout or assert(io.open(path, "w"))
   out:write('{"runs":[\n', table.concat(lines, ",\n"), '\n],\n"targets":[\n',
-    table.concat(targets, ",\n"), "\n]}\n")
+    table.concat(list, ",\n"), "\n]}\n")
   if out ~= io.stdout then out:close() end
 end
 

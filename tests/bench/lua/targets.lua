@@ -98,7 +98,7 @@ local TARGETS = {
   target("W8 RSS growth, MiB", "<=", 30,
     own_figure(largest, "W8", "mtenant c20", "growth_mib")),
   target("W8 server connections", "<=", 20,
-    own_figure(largest, "W8", "mtenant c20", "peak_conns")),
+    own_figure(largest, "W8", "mtenant c20", "conns")),
 }
 
 
