@@ -298,7 +298,9 @@ local TABLES = {
   },
   W6 = plain_table {
     { "quiet queries", "n", 0 }, { "p50 us", "p50_us", 0 },
-    { "p99 us", "p99_us", 0 }, { "p99 us, worst round", "p99_us", 0, largest },
+    { "p90 us", "p90_us", 0 }, { "p99 us", "p99_us", 0 },
+    { "p99 us, worst round", "p99_us", 0, largest },
+    { "max us", "max_us", 0, largest },
     { "noise per s", "noise_per_s", 0 },
     { "noise at a time", "noise_conns", 0, largest },
     { "noise left", "noise_left", 0 },

@@ -174,10 +174,11 @@ plan_W6() {
   noise=$(amount 10000 2000)
   each=$(amount 40 4)
   load=(--noise="$noise" --tenants=50 --each="$each")
-  program "raw private" $((50 * each)) "" "$work/bin/w6" "${load[@]}" \
-    --noise_conns=10
   program "mtenant" $((50 * each)) "" \
     "$lua_bin" "$bench_dir/lua/w6.lua" "${load[@]}"
+  program "raw private" $((50 * each)) "" "$work/bin/w6" "${load[@]}"
+  program "raw private n10" $((50 * each)) "" "$work/bin/w6" "${load[@]}" \
+    --noise_conns=10
 }
 
 plan_W7() {
@@ -307,6 +308,7 @@ main() {
   parse_options "$@"
   running="" failures=0
   work=$(mktemp -d "${TMPDIR:-/tmp}/mtenant-bench.XXXXXX")
+  export BENCH_NOISE=$work/noise
   trap cleanup EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP

@@ -1,7 +1,9 @@
 /*
  * W6: quiet tenants, each on a connection of its own, beside the noise of one
  * tenant that always has `noise_conns` slow statements under way.
- *   --noise=10000 --noise_ms=5 --noise_conns=10
+ *   --noise=10000 --noise_ms=5
+ *   --noise_conns=N  else the number in the file $BENCH_NOISE, where
+ *                    lua/w6.lua leaves what it has come to, else 10
  *   --tenants=50 --each=40 --interval=100
  * Schedule and ids of the quiet tenants are those of lua/w6.lua.
  */
@@ -138,10 +140,23 @@ static void turn(void) {
     if (fds[i].revents) answer(&members[i], fds[i].revents);
 }
 
+/* As many as mtenant gives its noisy tenant, else pool.max. */
+static int default_noise_conns(void) {
+  const char *path = getenv("BENCH_NOISE");
+  FILE *f = path ? fopen(path, "r") : NULL;
+  int number = 0;
+  if (f) {
+    if (fscanf(f, "%d", &number) != 1) number = 0;
+    fclose(f);
+  }
+  return number > 0 ? number : 10;
+}
+
 int main(int argc, char **argv) {
   long noise = bench_option(argc, argv, "noise", 10000), due, left;
   long noise_ms = bench_option(argc, argv, "noise_ms", 5);
-  int noise_conns = (int)bench_option(argc, argv, "noise_conns", 10);
+  int noise_conns =
+      (int)bench_option(argc, argv, "noise_conns", default_noise_conns());
   double start;
   char extra[128];
   tenants = (int)bench_option(argc, argv, "tenants", 50);
