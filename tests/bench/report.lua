@@ -4,10 +4,16 @@
 -- Exit status: 0; 1 if a program failed, a check sum is wrong, or, with
 -- --strict, a target is not met or not measured.
 
+local figures = require "figures"
+local targets = require "targets"
+
+local middle_of, largest, ratio =
+  figures.middle_of, figures.largest, figures.ratio
+local values_of = figures.values_of
+
 -- What the programs leave out of their check sums.
 local WARM = { W1 = 500, W2 = 2000 }
--- What a stream of rows may keep: buffers and garbage, whatever its length.
-local STREAM_KB, STREAM_LATE_KB = 8192, 2048
+local QUIET = 50 -- tenants of W6 beside the noisy one
 
 local TITLES = {
   W1 = "W1: sequential selects on one connection, all on one CPU (op = query)",
@@ -15,7 +21,11 @@ local TITLES = {
   W3 = "W3: rows of six columns, 100,000 at a time (op = row)",
   W4 = "W4: first query on each tenant, 64 at a time, nothing open before "
     .. "(op = tenant)",
+  W5 = "W5: 100 tenants' tasks at once on a server of 40 connections "
+    .. "(op = task)",
+  W6 = "W6: quiet tenants beside a noisy one (op = quiet query)",
   W7 = "W7: memory per connection (raw) and per known, idle tenant (mtenant)",
+  W8 = "W8: memory of one process that goes through all tenants",
 }
 
 -- What the programs of a workload are compared with.
@@ -24,6 +34,7 @@ local DEFAULT_BASES = {
   W2 = "raw c4 affinity",
   W3 = "raw text",
   W4 = "raw c20",
+  W6 = "raw private",
   W7 = "raw connections",
 }
 
@@ -111,6 +122,17 @@ local function sum_of_ids(n, skip, before)
   return sum
 end
 
+
+--- The ids of the quiet tenants, `each` of them after the tenant's phase.
+local function sum_of_quiet_ids(each)
+  local draw, sum = random_sequence(), 0
+  for _ = 1, QUIET do
+    draw()
+    for _ = 1, each do sum = sum + draw() % 100 + 1 end
+  end
+  return sum
+end
+
 local EXPECTED = {
   W1 = function(r) return sum_of_ids(r.expected_n, WARM.W1, 0) end,
   W2 = function(r) return sum_of_ids(r.expected_n, WARM.W2, 1) end,
@@ -119,7 +141,10 @@ local EXPECTED = {
     return rows * (rows + 1) // 2 + rows // 2
   end,
   W4 = function(r) return sum_of_ids(r.expected_n, 0, 0) end,
+  W5 = function(r) return r.expected_n end,
+  W6 = function(r) return sum_of_quiet_ids(r.expected_n // QUIET) end,
   W7 = function(r) return r.expected_n end,
+  W8 = function(r) return r.expected_n end,
 }
 
 
@@ -147,48 +172,7 @@ local function check_results(workloads)
 end
 
 
--- ---- figures ---------------------------------------------------------------
-
-local function median(values)
-  if #values == 0 then return nil end
-  table.sort(values)
-  local middle = #values // 2
-  if #values % 2 == 1 then return values[middle + 1] end
-  return (values[middle] + values[middle + 1]) / 2
-end
-
-
-local function values_of(program, key)
-  local values = {}
-  for _, r in pairs(program.rounds) do values[#values + 1] = r[key] end
-  return values
-end
-
-
-local function middle_of(program, key)
-  return program and median(values_of(program, key))
-end
-
-
-local function largest(program, key)
-  local values = program and values_of(program, key) or {}
-  table.sort(values)
-  return values[#values]
-end
-
-
---- The median over the rounds of program[key] / base[key] in the same round.
-local function ratio(program, base, key)
-  local ratios = {}
-  for round, r in pairs(program and base and program.rounds or {}) do
-    local b = base.rounds[round]
-    if b and r[key] and b[key] and b[key] > 0 then
-      ratios[#ratios + 1] = r[key] / b[key]
-    end
-  end
-  return median(ratios)
-end
-
+-- ---- tables ----------------------------------------------------------------
 
 --- What a program is compared with; nil if that did not run.
 local function base_of(programs, program)
@@ -197,8 +181,6 @@ local function base_of(programs, program)
   return programs[name]
 end
 
-
--- ---- tables ----------------------------------------------------------------
 
 local function number(value, decimals)
   if not value then return "-" end
@@ -259,6 +241,23 @@ local function rate_table(out, programs)
 end
 
 
+--- Columns are { heading, key, decimals, pick }.
+local function plain_table(columns)
+  return function(out, programs)
+    local headings, rows = { "program" }, {}
+    for c, column in ipairs(columns) do headings[c + 1] = column[1] end
+    for i, program in ipairs(programs) do
+      rows[i] = { program.name }
+      for c, column in ipairs(columns) do
+        local pick = column[4] or middle_of
+        rows[i][c + 1] = number(pick(program, column[2]), column[3])
+      end
+    end
+    print_table(out, headings, rows)
+  end
+end
+
+
 local function memory_table(out, programs)
   local headings = {
     "program", "items", "RSS KiB/item", "heap KiB/item", "/ base",
@@ -286,103 +285,54 @@ local function memory_table(out, programs)
 end
 
 
+local TABLES = {
+  W5 = plain_table {
+    { "tasks", "n", 0 }, { "errors", "errors", 0, largest },
+    { "wait p50 us", "p50_us", 0 }, { "wait p99 us", "p99_us", 0 },
+    { "tenants' mean wait, max / mean", "tenant_mean_ratio", 2, largest },
+    { "tenants' last answer, max / mean", "tenant_last_ratio", 2, largest },
+    { "server's slots", "server_free", 0 }, { "budget", "budget", 0 },
+    { "conns peak", "peak_conns", 0, largest },
+    { "conns opened", "sessions", 0 },
+    { "budget in use", "busy", 2 }, { "seconds", "wall_s", 2 },
+  },
+  W6 = plain_table {
+    { "quiet queries", "n", 0 }, { "p50 us", "p50_us", 0 },
+    { "p90 us", "p90_us", 0 }, { "p99 us", "p99_us", 0 },
+    { "p99 us, worst round", "p99_us", 0, largest },
+    { "max us", "max_us", 0, largest },
+    { "noise per s", "noise_per_s", 0 },
+    { "noise at a time", "noise_conns", 0, largest },
+    { "noise left", "noise_left", 0 },
+    { "conns peak", "peak_conns", 0, largest },
+    { "client CPU us/op", "cpu_us", 0 },
+    { "server CPU us/op", "server_us", 0 },
+  },
+  W7 = memory_table,
+  W8 = plain_table {
+    { "queries", "n", 0 }, { "RSS growth MiB", "growth_mib", 1, largest },
+    { "of the peak", "peak_growth_mib", 1, largest },
+    { "after a collection", "kept_mib", 1, largest },
+    { "heap growth MiB", "heap_mib", 1, largest },
+    { "RSS MiB", "rss_mib", 1 }, { "backends", "backends", 0, largest },
+    { "their memory MiB", "server_mib", 0 },
+    { "open at a time", "conns", 0, largest },
+    { "conns peak", "peak_conns", 0, largest },
+    { "recycled", "recycled", 0 }, { "per s", "per_s", 0 },
+    { "client CPU us/op", "cpu_us", 1 },
+    { "server CPU us/op", "server_us", 0 },
+  },
+}
+
+
 local function print_workload(out, programs)
   local rounds = 0
   for _, program in ipairs(programs) do
     rounds = math.max(rounds, #values_of(program, "n"))
   end
   out:write(("\n### %s; rounds: %d\n\n"):format(TITLES[programs.name], rounds))
-  local draw = programs.name == "W7" and memory_table or rate_table
+  local draw = TABLES[programs.name] or rate_table
   draw(out, programs)
-end
-
-
--- ---- targets ---------------------------------------------------------------
-
---- A figure of `get` must be at least or at most `bound`.
-local function target(text, comparison, bound, get)
-  return { text = text, comparison = comparison, bound = bound, get = get }
-end
-
-
---- The ratio of two programs of a workload, as a figure.
-local function ratio_figure(workload, name, base, key)
-  return function(workloads)
-    local programs = workloads[workload]
-    return programs and ratio(programs[name], programs[base], key)
-  end
-end
-
-
---- Of two figures the one that is harder to meet; nil if one is missing.
-local function harder(pick, one, other)
-  return function(workloads)
-    local a, b = one(workloads), other(workloads)
-    return a and b and pick(a, b)
-  end
-end
-
-
-local function own_figure(pick, workload, name, key)
-  return function(workloads)
-    local programs = workloads[workload]
-    return programs and pick(programs[name], key)
-  end
-end
-
-local TARGETS = {
-  target("W2 throughput / raw, the better raw one", ">=", 0.6, harder(math.min,
-    ratio_figure("W2", "mtenant c4", "raw c4 affinity", "per_s"),
-    ratio_figure("W2", "mtenant c4", "raw c4", "per_s"))),
-  target("W2 client CPU / raw, the better raw one", "<=", 2, harder(math.max,
-    ratio_figure("W2", "mtenant c4", "raw c4 affinity", "cpu_us"),
-    ratio_figure("W2", "mtenant c4", "raw c4", "cpu_us"))),
-  target("W2 server connections", "<=", 20,
-    own_figure(largest, "W2", "mtenant c4", "peak_conns")),
-  target("W2 peak RSS, MiB", "<=", 24,
-    own_figure(middle_of, "W2", "mtenant c4", "peak_mib")),
-  target("W3 eager row tables, CPU / floor", "<=", 1.25,
-    ratio_figure("W3", "mtenant hash", "raw floor hash", "cpu_us")),
-  target("W3 lazy cells, CPU / floor", "<=", 1.5,
-    ratio_figure("W3", "mtenant get", "raw floor get", "cpu_us")),
-  target("W3 db:rows, growth of the peak RSS, kB", "<=", STREAM_KB,
-    own_figure(largest, "W3", "mtenant stream", "growth_kb")),
-  target("W3 db:rows, growth after a tenth of the rows, kB", "<=",
-    STREAM_LATE_KB, own_figure(largest, "W3", "mtenant stream", "late_kb")),
-  target("W4 rate / raw on 20 connections", ">=", 0.7,
-    ratio_figure("W4", "mtenant c20", "raw c20", "per_s")),
-  target("W7 RSS per tenant after get_db_async, KiB", "<=", 2,
-    own_figure(middle_of, "W7", "mtenant async", "kb_per_item")),
-  target("W7 RSS per tenant after a query, KiB", "<=", 2,
-    own_figure(middle_of, "W7", "mtenant query", "kb_per_item")),
-  target("W7 server backends left for idle tenants (get_db_async)", "<=", 0,
-    own_figure(largest, "W7", "mtenant async", "backends")),
-  target("W7 server backends left for idle tenants (a query)", "<=", 0,
-    own_figure(largest, "W7", "mtenant query", "backends")),
-}
-
-
-local function judge(figure, t)
-  if not figure then return "not measured" end
-  local met = t.comparison == ">=" and figure >= t.bound
-    or t.comparison == "<=" and figure <= t.bound
-  return met and "met" or "NOT met"
-end
-
-
---- Every target whose workload ran, with its figure and verdict.
-local function judge_targets(workloads)
-  local judged = {}
-  for _, t in ipairs(TARGETS) do
-    if workloads[t.text:match "^W%d"] then
-      local figure = t.get(workloads)
-      judged[#judged + 1] = {
-        text = t.text, comparison = t.comparison, bound = t.bound,
-        figure = figure, verdict = judge(figure, t),
-      }
-    end
-  end
-  return judged
 end
 
 
@@ -402,15 +352,15 @@ end
 -- ---- JSON ------------------------------------------------------------------
 
 local function write_json(path, lines, judged)
-  local targets = {}
+  local list = {}
   for i, t in ipairs(judged) do
-    targets[i] = ('{"target":"%s","wanted":"%s %g","measured":%s,'
+    list[i] = ('{"target":"%s","wanted":"%s %g","measured":%s,'
       .. '"verdict":"%s"}'):format(t.text, t.comparison, t.bound,
       t.figure and ("%.6g"):format(t.figure) or "null", t.verdict)
   end
   local out = path == "-" and io.stdout or assert(io.open(path, "w"))
   out:write('{"runs":[\n', table.concat(lines, ",\n"), '\n],\n"targets":[\n',
-    table.concat(targets, ",\n"), "\n]}\n")
+    table.concat(list, ",\n"), "\n]}\n")
   if out ~= io.stdout then out:close() end
 end
 
@@ -436,7 +386,7 @@ local function main()
   local path, json, strict = read_arguments()
   local workloads, lines = read_results(path)
   local complaints = check_results(workloads)
-  local judged = judge_targets(workloads)
+  local judged = targets.judge(workloads)
   local status = #complaints == 0 and 0 or 1
   for _, t in ipairs(judged) do
     if strict and t.verdict ~= "met" then status = 1 end

@@ -5,11 +5,11 @@ set -euo pipefail
 
 bench_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$bench_dir/../.." && pwd)
-all_workloads="W1 W2 W3 W4 W7"
+all_workloads="W1 W2 W3 W4 W5 W6 W7 W8"
 
 usage() {
   cat <<'TEXT'
-usage: tests/bench/run.sh [W1 W2 W3 W4 W7] [options]
+usage: tests/bench/run.sh [W1 ... W8] [options]
   --runs=N       rounds (default 3); the programs take turns in each
   --quick        one round of little work: does everything run?
   --only=TEXT    only programs with TEXT in their name, such as --only=raw
@@ -44,7 +44,7 @@ parse_options() {
   local word
   for word in "$@"; do
     case $word in
-      W1 | W2 | W3 | W4 | W7) workloads="$workloads $word" ;;
+      W[1-8]) workloads="$workloads $word" ;;
       --runs=[1-9] | --runs=[1-9][0-9]) runs=${word#*=} ;;
       --quick) quick=1 ;;
       --only=?*) only=${word#*=} ;;
@@ -72,7 +72,7 @@ build_programs() {
   mkdir "$work/bin"
   # The flags are lists of words.
   # shellcheck disable=SC2086
-  for program in w1 w2 w3 w4 w7; do
+  for program in w1 w2 w3 w4 w6 w7; do
     ${CC:-cc} $flags "$bench_dir/raw/$program.c" "$bench_dir/raw/bench.c" \
       "$bench_dir/raw/lane.c" -o "$work/bin/$program" $pq
   done
@@ -162,13 +162,41 @@ plan_W4() {
   program "mtenant c4" "$n" "$check" "${lua_w4[@]}" --conns=4
 }
 
+plan_W5() {
+  local n
+  n=$(amount 1000 200)
+  program "mtenant auto" "$n" "" "$lua_bin" "$bench_dir/lua/w5.lua" \
+    --tenants=100 --each=$((n / 100))
+}
+
+plan_W6() {
+  local noise each load
+  noise=$(amount 10000 2000)
+  each=$(amount 40 4)
+  load=(--noise="$noise" --tenants=50 --each="$each")
+  program "mtenant" $((50 * each)) "" \
+    "$lua_bin" "$bench_dir/lua/w6.lua" "${load[@]}"
+  program "raw private" $((50 * each)) "" "$work/bin/w6" "${load[@]}"
+  program "raw private n10" $((50 * each)) "" "$work/bin/w6" "${load[@]}" \
+    --noise_conns=10
+}
+
 plan_W7() {
-  local n=$((empty - 100)) mode
+  local n=$((small - 100)) mode
   program "raw connections" 100 "" "$work/bin/w7" --conns=100
   for mode in async query; do
     program "mtenant $mode" "$n" "" "$lua_bin" "$bench_dir/lua/w7.lua" \
-      --tenants="$empty" --warm=100 --mode=$mode
+      --tenants="$small" --warm=100 --mode=$mode
   done
+}
+
+plan_W8() {
+  local again n lua_w8=("$lua_bin" "$bench_dir/lua/w8.lua")
+  again=$((small / 2))
+  n=$((small - 100 + again))
+  lua_w8+=(--tenants="$small" --again="$again")
+  program "mtenant c20" "$n" "" "${lua_w8[@]}"
+  program "mtenant grown" "$n" "" "${lua_w8[@]}" --grown
 }
 
 # ---- running ---------------------------------------------------------------
@@ -280,6 +308,7 @@ main() {
   parse_options "$@"
   running="" failures=0
   work=$(mktemp -d "${TMPDIR:-/tmp}/mtenant-bench.XXXXXX")
+  export BENCH_NOISE=$work/noise
   trap cleanup EXIT
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
@@ -293,21 +322,22 @@ main() {
     all_cpus=${all_cpus##*: }
     pin_cpu=${PIN:-${all_cpus##*[,-]}}
   fi
-  filled=$(amount 1000 200) empty=$filled
-  ! wants W7 || empty=$(amount 10000 1000)
+  filled=$(amount 1000 200) small=$filled
+  if wants W7 || wants W8; then small=$(amount 10000 1000); fi
 
   say "starting PostgreSQL in $work"
   server_start
-  server_own=0
-  nap 0.5
-  server_list_children
-  server_own=${#server_children[@]}
-  say "filling $filled tenants and $((empty - filled)) empty ones"
-  server_fill "$filled" "$empty"
+  server_count_own
+  say "filling $filled tenants and $((small - filled)) small ones"
+  server_fill "$filled" "$small"
   server_wait_idle || die "connections are left on the server"
 
   : >"$work/results"
-  for w in $workloads; do run_workload; done
+  for w in $workloads; do
+    [ "$w" != W5 ] || server_restart 40
+    run_workload
+    [ "$w" != W5 ] || server_restart 200
+  done
   "$lua_bin" "$bench_dir/report.lua" "$work/results" \
     ${json:+"--json=$json"} ${strict:+--strict} || failures=$((failures + 1))
   [ "$failures" = 0 ]

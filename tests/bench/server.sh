@@ -79,6 +79,23 @@ server_start() {
   export BENCH_URL="$BENCH_URL?sslmode=disable"
 }
 
+# Sets server_own: how many processes the server has without any client.
+server_count_own() {
+  server_own=0
+  nap 0.5
+  server_list_children
+  server_own=${#server_children[@]}
+}
+
+# server_restart MAX: the same server with other max_connections.
+server_restart() {
+  server_ctl -m fast -w -t 30 -l "$work/server/log" \
+    -o "-p $PGPORT -c max_connections=$1" restart ||
+    die "PostgreSQL does not restart"
+  read -r server_pid <"$work/server/data/postmaster.pid"
+  server_count_own
+}
+
 server_ctl() {
   (cd "$work/server" &&
     as_server_user "$pg_bin/pg_ctl" -D "$work/server/data" "$@") >/dev/null 2>&1
@@ -101,14 +118,14 @@ role_psql() {
   "$pg_bin/psql" -XAtq -v ON_ERROR_STOP=1 "$@"
 }
 
-# server_fill FILLED EMPTY: tenants 1..FILLED have a table with 100 rows each,
-# those up to EMPTY have a schema only. Fifty tenants per transaction.
+# server_fill FILLED SMALL: tenants 1..FILLED have a table with 100 rows each,
+# those up to SMALL one with the first row only. Fifty tenants per transaction.
 server_fill() {
   admin_psql <<SQL
 create role $server_role login nosuperuser nocreatedb nocreaterole;
 create database $server_db owner $server_role;
 SQL
-  role_psql -v filled="$1" -v empty="$2" >/dev/null <<'SQL'
+  role_psql -v filled="$1" -v small="$2" >/dev/null <<'SQL'
 set client_min_messages = warning;
 create function pg_temp.schema_of(t int) returns text language sql return
   'tenant_' || lpad(t::text, greatest(4, length(t::text)), '0');
@@ -131,12 +148,14 @@ language plpgsql as $$
 begin
   for t in first .. last loop
     execute format('create schema %I', pg_temp.schema_of(t));
+    execute format('create table %I.accounts as select 1 as id,
+      ''name '' || %s || ''-1'' as name', pg_temp.schema_of(t), t);
   end loop;
 end $$;
 select format('select pg_temp.fill(%s, %s)', t, least(t + 49, :filled))
 from generate_series(1, :filled, 50) t \gexec
-select format('select pg_temp.reserve(%s, %s)', t, least(t + 49, :empty))
-from generate_series(:filled + 1, :empty, 50) t \gexec
+select format('select pg_temp.reserve(%s, %s)', t, least(t + 49, :small))
+from generate_series(:filled + 1, :small, 50) t \gexec
 create table public.accounts_big(id int primary key, name text, email text,
   balance numeric(12,2), created_at timestamptz, active bool);
 insert into public.accounts_big select i,

@@ -90,10 +90,12 @@ function M.report(result)
     extra = extra .. (',"%s":%.10g'):format(key, value)
   end
   print(('{"name":"%s","n":%d,"wall_s":%.6f,"user_s":%.6f,"sys_s":%.6f,'
-    .. '"p50_us":%.1f,"p99_us":%.1f,"rss_kb":%d,"peak_kb":%d,"check":%.0f,'
-    .. '"conns":%d%s}'):format(result.name, result.n, ended.wall - began.wall,
+    .. '"p50_us":%.1f,"p90_us":%.1f,"p99_us":%.1f,"max_us":%.1f,'
+    .. '"rss_kb":%d,"peak_kb":%d,"check":%.0f,"conns":%d%s}'):format(
+    result.name, result.n, ended.wall - began.wall,
     ended.user - began.user, ended.sys - began.sys,
-    percentile_us(latency, 0.50), percentile_us(latency, 0.99), ended.rss,
+    percentile_us(latency, 0.50), percentile_us(latency, 0.90),
+    percentile_us(latency, 0.99), percentile_us(latency, 1), ended.rss,
     ended.peak, result.check, result.conns, extra))
 end
 

@@ -88,12 +88,14 @@ void bench_report(const char *name, long n, double *latency, double check,
   if (latency) qsort(latency, (size_t)n, sizeof *latency, ascending);
   printf(
       "{\"name\":\"%s\",\"n\":%ld,\"wall_s\":%.6f,\"user_s\":%.6f,"
-      "\"sys_s\":%.6f,\"p50_us\":%.1f,\"p99_us\":%.1f,\"rss_kb\":%ld,"
+      "\"sys_s\":%.6f,\"p50_us\":%.1f,\"p90_us\":%.1f,\"p99_us\":%.1f,"
+      "\"max_us\":%.1f,\"rss_kb\":%ld,"
       "\"peak_kb\":%ld,\"check\":%.0f,\"conns\":%d%s}\n",
       name, n, ended.wall - began.wall, ended.user - began.user,
       ended.sys - began.sys, percentile_us(latency, n, 0.50),
-      percentile_us(latency, n, 0.99), ended.rss_kb, ended.peak_kb, check,
-      conns, extra);
+      percentile_us(latency, n, 0.90), percentile_us(latency, n, 0.99),
+      percentile_us(latency, n, 1), ended.rss_kb, ended.peak_kb, check, conns,
+      extra);
 }
 
 PGconn *bench_connect_start(const char *options) {
