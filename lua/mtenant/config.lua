@@ -95,13 +95,15 @@ local function default_on_exceeded(rate)
 end
 
 
-local function needs_rate(rate)
-  return rate.burst ~= nil or rate.on_exceeded ~= nil
+local function check_rate(per_second)
+  if per_second and per_second <= 0 then return "%s must be positive" end
 end
 
 
-local function check_rate(per_second)
-  if per_second and per_second <= 0 then return "%s must be positive" end
+local function check_has_rate(value, rate)
+  if value ~= nil and not rate.max_queries_per_second then
+    return "%s needs max_queries_per_second"
+  end
 end
 
 
@@ -157,10 +159,12 @@ local TRAILING = {
     enum = { "queue", "reject", "evict-lru" }, default = "queue" },
 
   { "rate_limit.max_queries_per_second", kind = "number",
-    required = needs_rate, check = check_rate },
-  { "rate_limit.burst", kind = "integer", min = 1, default = default_burst },
+    check = check_rate },
+  { "rate_limit.burst", kind = "integer", min = 1, default = default_burst,
+    check = check_has_rate },
   { "rate_limit.on_exceeded", kind = "string",
-    enum = { "queue", "reject", "throttle" }, default = default_on_exceeded },
+    enum = { "queue", "reject", "throttle" }, default = default_on_exceeded,
+    check = check_has_rate },
 
   { "hooks.on_pool_created", kind = "function" },
   { "hooks.on_pool_evicted", kind = "function" },

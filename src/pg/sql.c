@@ -82,9 +82,9 @@ mt_sql *mt_sql_intern(mt_sql_table *t, const char *sql, size_t len) {
   return s;
 }
 
-/* Exponentially weighted moving average. The newest quarter: a text that has
- * turned slow is known after one or two runs, and trusted again after a few. */
-#define NEWEST 0.25
+/* Exponentially weighted moving average. The newest eighth: a text that has
+ * turned slow is known after a few runs, and one slow run makes none slow. */
+#define NEWEST 0.125
 
 void mt_sql_observe(mt_sql *s, double ms) {
   double share = s->runs == 0 ? 1 : NEWEST;

@@ -185,7 +185,7 @@ describe("fairness", function()
         { connection = { pool = { queue_policy = "drop" } } },
       ["rate_limit.max_queries_per_second must be positive"] =
         { rate_limit = { max_queries_per_second = 0 } },
-      ["rate_limit.max_queries_per_second is required"] =
+      ["rate_limit.burst needs max_queries_per_second"] =
         { rate_limit = { burst = 5 } },
       ["rate_limit.burst must be an integer"] =
         { rate_limit = { max_queries_per_second = 5, burst = 1.5 } },
