@@ -210,6 +210,7 @@ run_c_tests "C tests" release
 $quick || run_valgrind
 run_specs "specs" release lua5.4
 run_isolation isolation release
+run_bench
 run_luacheck
 run_clang_format
 run_layers
