@@ -148,9 +148,13 @@ typedef struct mt_flight mt_flight;
 
 /* Where a tenant lives. All strings are copied by mt_manager_resolved. */
 typedef struct mt_route {
-  const char *url;    /* NULL: the manager's */
-  const char *schema; /* required */
-  const char *role;   /* NULL: the login's */
+  const char *url;      /* NULL: the manager's */
+  const char *schema;   /* required */
+  const char *role;     /* NULL: the login's */
+  const char *database; /* NULL: the url's; else `public` may be the schema */
+  /* Strategy row: several tenants share the schema, and this setting tells
+   * its row security policies whose rows to show. Both, or NULL. */
+  const char *setting, *setting_value;
 } mt_route;
 
 /* What happens to a connection between one tenant's session and another's. */

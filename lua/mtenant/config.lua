@@ -29,16 +29,18 @@ local function database_url(_, _, env)
 end
 
 
-local function check_strategy(strategy)
-  if strategy == "schema" then return nil end
-  return string.format(
-    '%%s "%s" is not yet supported. Only "schema" is currently available.',
-    tostring(strategy))
+-- The templates and rules that a strategy cannot do without, unless `resolve`
+-- answers instead.
+local function needed_by(strategy)
+  return function(isolation, root)
+    return root.resolve == nil and isolation.strategy == strategy
+  end
 end
 
 
-local function needs_template(_, root)
-  return root.resolve == nil
+local function check_setting(name)
+  if name:find("^[%l_][%l%d_]*%.[%l_][%l%d_.]*$") then return nil end
+  return '%s must be of the form "app.tenant_id", in lower case'
 end
 
 
@@ -113,10 +115,16 @@ local LEADING = {
   { "connection.url", kind = "string", required = true,
     default = database_url },
   { "resolve", kind = "function" },
-  { "isolation.strategy", default = "schema", required = true,
-    check = check_strategy },
+  { "isolation.strategy", kind = "string", default = "schema",
+    required = true, enum = { "schema", "database", "row", "hybrid" } },
   { "isolation.schema_name_template", kind = "function",
-    required = needs_template },
+    required = needed_by("schema") },
+  { "isolation.database_template", kind = "function",
+    required = needed_by("database") },
+  { "isolation.choose", kind = "function", required = needed_by("hybrid") },
+  { "isolation.schema", kind = "string", default = "public" },
+  { "isolation.tenant_setting", kind = "string", default = "app.tenant_id",
+    check = check_setting },
   { "schemas", kind = "table", dropped = true },
   { "isolation.mode", kind = "string", enum = { "shared", "dedicated" },
     default = "shared" },
@@ -169,6 +177,7 @@ local TRAILING = {
   { "hooks.on_pool_created", kind = "function" },
   { "hooks.on_pool_evicted", kind = "function" },
   { "hooks.on_error", kind = "function" },
+  { "hooks.on_promotion", kind = "function" },
   { "hooks.on_queue_full", kind = "function" },
   { "hooks.on_queue_timeout", kind = "function" },
 
@@ -199,10 +208,13 @@ local checker = make_checker()
 ---@class mtenant.config
 ---@field connection table url, password, pool, max_connections, pooler, retry,
 --- statement_timeout_ms, cancel_timeout_ms, application_name, cache_statements
----@field isolation table strategy, schema_name_template, mode, max_pools,
---- pool_ttl_ms, role_template, search_path, verify_schema
+---@field isolation table strategy, schema_name_template, database_template,
+--- choose, schema, tenant_setting, mode, max_pools, pool_ttl_ms, role_template,
+--- search_path, verify_schema, reset
 ---@field resolve? fun(tenant_id: string, ctx: table): any
----@field hooks table on_pool_created, on_pool_evicted, on_error
+---@field rate_limit table max_queries_per_second, burst, on_exceeded
+---@field hooks table on_pool_created, on_pool_evicted, on_error, on_promotion,
+--- on_queue_full, on_queue_timeout
 ---@field debug table enabled, log_queries, log_pool_events,
 --- slow_query_threshold_ms, logger
 ---@field id_pattern string

@@ -13,6 +13,7 @@ core.set_error_metatable(errors.mt)
 local manager = require "mtenant.manager"
 local markers = require "mtenant.markers"
 local retry = require "mtenant.retry"
+local rls = require "mtenant.rls"
 local roles = require "mtenant.roles"
 local task = require "mtenant.task"
 
@@ -58,6 +59,7 @@ local M = {
   calculate_delay = retrier.calculate_delay,
   is_retryable_error = retrier.is_retryable_error,
 
+  rls = rls,
   roles = roles,
 
   null = markers.null,

@@ -6,6 +6,7 @@
 local config = require "mtenant.config"
 local core = require "mtenant.core"
 local database = require "mtenant.db"
+local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local routing = require "mtenant.routing"
@@ -145,13 +146,25 @@ end
 
 -- ---- routing ------------------------------------------------------------------
 
+-- Tells when a tenant's strategy is another than it was.
+local function note_strategy(self, id, strategy)
+  local before = self._strategies[id]
+  self._strategies[id] = strategy
+  if before and before ~= strategy then
+    call_hook(self, "on_promotion", id, before, strategy)
+  end
+end
+
+
 local function on_resolve(self, id, token)
-  if not self._config.resolve then
-    self._core:resolved(token, routing.from_templates(self._config, id))
+  if not routing.may_wait(self._config) then
+    self._core:resolved(token, routing.resolve(self._config, id, self._ctx))
     return
   end
   task.spawn(function()
-    self._core:resolved(token, routing.resolve(self._config, id, self._ctx))
+    local route, err = routing.resolve(self._config, id, self._ctx)
+    if route then note_strategy(self, id, route.strategy) end
+    self._core:resolved(token, route, err)
   end)
 end
 
@@ -326,6 +339,18 @@ function methods:evict_pool(id)
 end
 
 
+--- Forgets a tenant's route: who uses it next asks the resolver, or the rule of
+-- strategy hybrid, again. What is in flight finishes where it is.
+---@param id string
+---@return boolean  whether there was one
+function methods:invalidate(id)
+  return self:evict_pool(id)
+end
+
+
+databases.install(methods)
+
+
 --- What the pools have done so far. For now for people and tests; the shape
 -- will grow into get_metrics.
 ---@return table  open, peak, opened, lost, connect_failures, leases, requests
@@ -435,6 +460,7 @@ function M.create(cfg)
   local self = setmetatable({}, mt)
   self._config = config.define(cfg, { level = 3 })
   self._debug = debug_log.new(self._config.debug)
+  self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })
   local weak = setmetatable({ manager = self }, { __mode = "v" })
   local handle, err = core.manager(flatten(self._config), function(kind, ...)

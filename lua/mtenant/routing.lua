@@ -1,14 +1,20 @@
 --- Routes: checking what a resolver or a template answers.
--- A route says where a tenant lives: { url =, schema =, role = }. Pure but for
--- the user's functions that it calls; used by manager.lua.
+-- A route says where a tenant lives: { url =, database =, schema =, role = },
+-- by one of the strategies "schema", "database" and "row". Pure but for the
+-- user's functions that it calls; used by manager.lua.
 
 local errors = require "mtenant.errors"
 
 
-local errors_is, pcall, type = errors.is, pcall, type
+local errors_is, ipairs, pairs, pcall, type =
+  errors.is, ipairs, pairs, pcall, type
 
 
 local M = {}
+
+
+--- What a tenant's route may be by; `hybrid` chooses one of them.
+M.STRATEGIES = { schema = true, database = true, row = true }
 
 
 local function policy_error(id, fmt, ...)
@@ -17,21 +23,27 @@ end
 
 
 -- a name from one of the config's templates: string, or nil and an error
-local function from_template(id, what, template)
+local function from_template(id, isolation, key)
+  local template = isolation[key]
+  if not template then
+    return nil, policy_error(id, "the route names no %s, and there is no "
+      .. "isolation.%s", key:match("^%a+"), key)
+  end
   local ok, name = pcall(template, id)
   if not ok then
-    return nil, policy_error(id, "%s raised: %s", what, errors.text_of(name))
+    return nil, policy_error(id, "isolation.%s raised: %s", key,
+                             errors.text_of(name))
   end
   if type(name) ~= "string" then
-    return nil, policy_error(id, "%s must return a string, it returned %s",
-                             what, type(name))
+    return nil, policy_error(id, "isolation.%s must return a string, it "
+      .. "returned %s", key, type(name))
   end
   return name
 end
 
 
-local ROUTE_FIELDS = { url = true, schema = true, role = true, server = true,
-                       labels = true }
+local ROUTE_FIELDS = { url = true, database = true, schema = true, role = true,
+                       strategy = true, server = true, labels = true }
 
 
 local function check_route(id, route)
@@ -45,12 +57,16 @@ local function check_route(id, route)
                           type(value))
     end
   end
+  if route.strategy and not M.STRATEGIES[route.strategy] then
+    return policy_error(id, 'route.strategy must be "schema", "database" or '
+      .. '"row", got "%s"', route.strategy)
+  end
 end
 
 
 -- C strings end at a NUL byte: what is behind it must not get lost.
 local function nul_error(id, route)
-  for _, key in ipairs({ "schema", "role", "url" }) do
+  for _, key in ipairs({ "schema", "role", "url", "database" }) do
     if route[key] and route[key]:find("\0", 1, true) then
       return errors.new("invalid_tenant_id", string.format(
         'the %s of tenant "%s" contains a NUL byte', key, id),
@@ -60,28 +76,72 @@ local function nul_error(id, route)
 end
 
 
--- fills in what the config knows; route, or nil and an error
-local function complete(isolation, id, route)
-  local i = isolation
-  local out = { url = route.url, schema = route.schema, role = route.role }
+-- Each fills in what the strategy knows of a route; an error or nil.
+local FILL = {}
+
+
+function FILL.schema(isolation, id, out)
+  if out.schema then return nil end
   local err
-  if not out.schema then
-    if not i.schema_name_template then
-      return nil, policy_error(id, "route.schema is missing, and there is no "
-        .. "schema_name_template")
-    end
-    out.schema, err = from_template(id, "isolation.schema_name_template",
-                                    i.schema_name_template)
-    if err then return nil, err end
+  out.schema, err = from_template(id, isolation, "schema_name_template")
+  return err
+end
+
+
+function FILL.database(isolation, id, out)
+  local err
+  if not out.database then
+    out.database, err = from_template(id, isolation, "database_template")
   end
-  if not out.role and i.role_template then
-    out.role, err = from_template(id, "isolation.role_template",
-                                  i.role_template)
+  out.schema = out.schema or "public"
+  return err
+end
+
+
+function FILL.row(isolation, id, out)
+  out.schema = out.schema or isolation.schema
+  out.setting, out.setting_value = isolation.tenant_setting, id
+  return nil
+end
+
+
+-- fills in what the config knows; route, or nil and an error
+local function complete(isolation, id, route, strategy)
+  local out = { url = route.url, schema = route.schema, role = route.role,
+                database = route.database, strategy = strategy }
+  local err = FILL[strategy](isolation, id, out)
+  if err then return nil, err end
+  if not out.role and isolation.role_template then
+    out.role, err = from_template(id, isolation, "role_template")
     if err then return nil, err end
   end
   err = nul_error(id, out)
   if err then return nil, err end
   return out
+end
+
+
+-- Under strategy hybrid the user's rule says which; it may wait.
+local function choose(isolation, id, ctx)
+  if isolation.strategy ~= "hybrid" then return isolation.strategy end
+  if not isolation.choose then
+    return nil, policy_error(id, "under strategy hybrid a route needs a "
+      .. "strategy, or isolation.choose")
+  end
+  local ok, strategy = pcall(isolation.choose, id, ctx)
+  if not ok then
+    if errors_is(strategy) and strategy.code ~= "misuse" then
+      return nil, strategy
+    end
+    return nil, policy_error(id, "isolation.choose raised: %s",
+                             errors.text_of(strategy))
+  end
+  if not M.STRATEGIES[strategy] then
+    return nil, policy_error(id, 'isolation.choose must return "schema", '
+      .. '"database" or "row", it returned %s',
+      type(strategy) == "string" and '"' .. strategy .. '"' or type(strategy))
+  end
+  return strategy
 end
 
 
@@ -100,13 +160,8 @@ local function raised(id, err)
 end
 
 
---- Asks the user's resolver; it may wait.
----@param cfg mtenant.config
----@param id string
----@param ctx table
----@return table|nil route
----@return mtenant.error|nil err
-function M.resolve(cfg, id, ctx)
+-- what the user's resolver answers, checked
+local function ask(cfg, id, ctx)
   local ok, route, reason = pcall(cfg.resolve, id, ctx)
   if not ok then return nil, raised(id, route) end
   if route == nil then return nil, no_route(id, reason) end
@@ -116,31 +171,71 @@ function M.resolve(cfg, id, ctx)
   end
   local err = check_route(id, route)
   if err then return nil, err end
-  return complete(cfg.isolation, id, route)
+  return route
 end
 
 
---- The route by the templates alone.
+--- Does finding a route call a function of the user's that may wait?
+---@param cfg mtenant.config
+---@return boolean
+function M.may_wait(cfg)
+  return cfg.resolve ~= nil or cfg.isolation.strategy == "hybrid"
+end
+
+
+--- Finds a tenant's route: asks the user's resolver and rule, where there are
+--- any, and fills in the templates. It may wait.
 ---@param cfg mtenant.config
 ---@param id string
----@return table|nil route
+---@param ctx table
+---@return table|nil route  url, database, schema, role, strategy, setting
 ---@return mtenant.error|nil err
-function M.from_templates(cfg, id)
-  return complete(cfg.isolation, id, {})
+function M.resolve(cfg, id, ctx)
+  local route, strategy, err = {}
+  if cfg.resolve then
+    route, err = ask(cfg, id, ctx)
+    if not route then return nil, err end
+  end
+  strategy = route.strategy
+  if not strategy then
+    strategy, err = choose(cfg.isolation, id, ctx)
+    if not strategy then return nil, err end
+  end
+  return complete(cfg.isolation, id, route, strategy)
 end
 
 
---- The schema by the template, without a route.
+--- The schema by the configuration alone, without a route.
 ---@param cfg mtenant.config
 ---@param id string
 ---@return string|nil schema
 ---@return mtenant.error|nil err
 function M.schema_name(cfg, id)
-  local template = cfg.isolation.schema_name_template
-  if not template then
+  local isolation = cfg.isolation
+  if isolation.strategy == "schema" and isolation.schema_name_template then
+    return from_template(id, isolation, "schema_name_template")
+  end
+  if cfg.resolve or isolation.strategy == "hybrid" or
+     isolation.strategy == "schema" then
     return nil, policy_error(id, 'the route of "%s" is not known yet', id)
   end
-  return from_template(id, "isolation.schema_name_template", template)
+  return isolation.strategy == "row" and isolation.schema or "public"
+end
+
+
+local RESERVED = { postgres = true, template0 = true, template1 = true }
+
+
+--- Why a tenant can't have a database of that name, or nil. The core says the
+--- same of routes.
+---@param id string
+---@param name string
+---@return mtenant.error|nil err
+function M.database_problem(id, name)
+  if #name > 0 and #name <= 63 and not RESERVED[name] then return nil end
+  return errors.new("invalid_tenant_id", string.format(
+    'tenant "%s" can\'t have the database "%s"', id, name:sub(1, 80)),
+    { tenant_id = id })
 end
 
 

@@ -321,8 +321,12 @@ static int resolved(lua_State *L) {
   mt_error *err = NULL;
   luaL_argcheck(L, token != 0, 2, "token expected");
   if (lua_istable(L, 3)) {
-    mt_route r = {field(L, 3, "url"), field(L, 3, "schema"),
-                  field(L, 3, "role")};
+    mt_route r = {.url = field(L, 3, "url"),
+                  .schema = field(L, 3, "schema"),
+                  .role = field(L, 3, "role"),
+                  .database = field(L, 3, "database"),
+                  .setting = field(L, 3, "setting"),
+                  .setting_value = field(L, 3, "setting_value")};
     mt_manager_resolved(u->m, token, &r, NULL);
     return 0;
   }
@@ -380,6 +384,12 @@ static int dispose(lua_State *L) {
   else
     mt_op_finish(op, NULL);
   return mt_op_push_slot(L, op);
+}
+
+static int retire(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_retire(u->m, luaL_checkstring(L, 2)));
+  return 1;
 }
 
 static int disposed(lua_State *L) {
@@ -449,6 +459,7 @@ void mt_lua_manager_register(lua_State *L) {
       {"evict", evict},
       {"dispose", dispose},
       {"disposed", disposed},
+      {"retire", retire},
       {"random", random_unit},
       {"stats", stats},
       {"unsafe_keep_sessions", unsafe_keep_sessions},

@@ -201,12 +201,13 @@ static mt_error *start_failure(mt_conn *c) {
 
 static bool is_final(const mt_error *e) {
   return e->code == MT_E_AUTH || e->code == MT_E_QUERY ||
-         e->code == MT_E_POLICY;
+         e->code == MT_E_POLICY || e->code == MT_E_TENANT_NOT_FOUND;
 }
 
 /* This address failed (takes err): try the next one, or give up. */
 static void address_failed(mt_conn *c, mt_error *err) {
   mt_error_set_server(err, c->endpoint->server);
+  mt__conn_explain(c, err);
   mt_error_unref(c->last_error);
   c->last_error = err;
   forget_socket(c);

@@ -73,6 +73,7 @@ struct mt_conn {
   bool paused;         /* a stream's consumer is behind */
   bool retire;         /* take no more requests */
   bool resetting;      /* see reset.h */
+  bool row_scopes;     /* their scope statements have been prepared */
   bool touched;        /* the session may differ from how it was opened */
   int reset_kind;
   uint64_t reported_settings; /* hash of what the server reported at first */

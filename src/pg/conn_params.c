@@ -46,3 +46,12 @@ void mt__conn_start(mt_conn *c) {
   explicit_bzero(password, sizeof password);
   mt_free(options);
 }
+
+/* A tenant whose database is not there is no tenant; the url's own database
+ * would be a mistake of the configuration. */
+void mt__conn_explain(const mt_conn *c, mt_error *e) {
+  if (!c->endpoint->tenant_database || e->refs == 0) return;
+  if (strcmp(e->sqlstate, "3D000") != 0) return;
+  e->code = MT_E_TENANT_NOT_FOUND;
+  e->retryable = false;
+}

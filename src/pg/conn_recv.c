@@ -76,6 +76,16 @@ static mt_error *scope_failed(mt_conn *c, mt_req *req, mt_error *e) {
     mt_error_unref(e);
     return fence_error(c, req);
   }
+  if (state_is(e, "22P02") && req->scope->setting) { /* bypasses the policies */
+    mt_error *policy = mt_error_new(
+        MT_E_POLICY,
+        "strategy row: the role of the tenant's statements is a superuser or "
+        "has BYPASSRLS, so it would see every tenant's rows; connect as "
+        "another login, or set isolation.role_template");
+    mt_error_set_server(policy, c->endpoint->server);
+    mt_error_unref(e);
+    return policy;
+  }
   if (state_is(e, "42602") || state_is(e, "26000")) {
     req->dirty = true;
     c->retire = true;

@@ -27,7 +27,9 @@ static bool send_begin(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
   return add_step(req, MT_STEP_BEGIN, send_text(c, req->begin)) &&
          add_step(req, MT_STEP_PATH, send_text(c, s->set_local)) &&
-         add_step(req, MT_STEP_ROLE, send_text(c, s->local_role));
+         add_step(req, MT_STEP_ROLE, send_text(c, s->local_role)) &&
+         (!s->setting ||
+          add_step(req, MT_STEP_SETTING, send_text(c, s->local_setting)));
 }
 
 /* The n parameters' statement: by its name, which a pooler may have left on
@@ -39,17 +41,54 @@ static int send_scope_text(mt_conn *c, const char *name, const char *sql, int n,
   return PQsendQueryParams(c->pg, sql, n, NULL, v, NULL, NULL, 0);
 }
 
+static void write_timeout(char *buf, size_t size, const mt_req *req) {
+  snprintf(buf, size, "%.0f", req->timeout_ms < 1 ? 1 : req->timeout_ms);
+}
+
+static bool prepare(mt_conn *c, mt_req *req, const char *name, const char *sql,
+                    int nparams) {
+  return add_step(req, MT_STEP_PREPARE,
+                  PQsendPrepare(c->pg, name, sql, nparams, NULL));
+}
+
+/* Few connections serve tenants that share tables: theirs get the names at
+ * their first use. */
+static bool send_row_scope(mt_conn *c, mt_req *req) {
+  const mt_scope *s = req->scope;
+  char timeout[32];
+  const char *v[6] = {s->path,          s->role,    s->fence ? s->schema : NULL,
+                      s->setting_value, s->setting, timeout};
+  int sent;
+  if (req->flags & MT_REQ_SESSION_SCOPE)
+    return add_step(req, MT_STEP_SCOPE,
+                    PQsendQueryParams(c->pg, MT_SCOPE_ROW_SESSION_SQL, 5, NULL,
+                                      v, NULL, NULL, 0));
+  if (!c->row_scopes && !c->opt.pooled) {
+    c->row_scopes = true;
+    if (!prepare(c, req, "mt_scope_r", MT_SCOPE_ROW_SQL, 5) ||
+        !prepare(c, req, "mt_scope_rt", MT_SCOPE_ROW_TIMEOUT_SQL, 6))
+      return false;
+  }
+  if (req->timeout_ms > 0) {
+    write_timeout(timeout, sizeof timeout, req);
+    sent = send_scope_text(c, "mt_scope_rt", MT_SCOPE_ROW_TIMEOUT_SQL, 6, v);
+  } else {
+    sent = send_scope_text(c, "mt_scope_r", MT_SCOPE_ROW_SQL, 5, v);
+  }
+  return add_step(req, MT_STEP_SCOPE, sent);
+}
+
 static bool send_scope(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
   char timeout[32];
   const char *v[4] = {s->path, s->role, s->fence ? s->schema : NULL, timeout};
   int sent;
+  if (s->setting) return send_row_scope(c, req);
   if (req->flags & MT_REQ_SESSION_SCOPE) {
     sent = PQsendQueryParams(c->pg, MT_SCOPE_SESSION_SQL, 3, NULL, v, NULL,
                              NULL, 0);
   } else if (req->timeout_ms > 0) {
-    snprintf(timeout, sizeof timeout, "%.0f",
-             req->timeout_ms < 1 ? 1 : req->timeout_ms);
+    write_timeout(timeout, sizeof timeout, req);
     sent = send_scope_text(c, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4, v);
   } else {
     sent = send_scope_text(c, "mt_scope", MT_SCOPE_SQL, 3, v);
@@ -60,10 +99,11 @@ static bool send_scope(mt_conn *c, mt_req *req) {
 /* Not by a name, which somebody's function may have deallocated: a
  * transaction that has begun cannot go elsewhere as a plain statement does. */
 static bool send_fence(mt_conn *c, mt_req *req) {
-  const char *v[1] = {req->scope->fence ? req->scope->schema : NULL};
-  return add_step(
-      req, MT_STEP_FENCE,
-      PQsendQueryParams(c->pg, MT_FENCE_SQL, 1, NULL, v, NULL, NULL, 0));
+  const mt_scope *s = req->scope;
+  const char *v[1] = {s->fence ? s->schema : NULL};
+  const char *sql = s->setting ? MT_FENCE_ROW_SQL : MT_FENCE_SQL;
+  return add_step(req, MT_STEP_FENCE,
+                  PQsendQueryParams(c->pg, sql, 1, NULL, v, NULL, NULL, 0));
 }
 
 static void on_deallocated(mt_req *req) { mt_req_free(req); }
@@ -207,12 +247,6 @@ void mt__conn_set_interval(mt_conn *c) {
   mt_conn_submit(c, req);
 }
 
-static bool prepare(mt_conn *c, mt_req *req, const char *name, const char *sql,
-                    int nparams) {
-  return add_step(req, MT_STEP_PREPARE,
-                  PQsendPrepare(c->pg, name, sql, nparams, NULL));
-}
-
 /* A unit of the guard, the scope statements' names, or both. */
 static void send_names(mt_conn *c, const char *guard,
                        void (*on_done)(mt_req *req)) {
@@ -222,6 +256,7 @@ static void send_names(mt_conn *c, const char *guard,
     return;
   }
   mt_stmt_cache_clear(&c->stmts);
+  c->row_scopes = false;
   req->on_done = on_done;
   req->data = c;
   req->state = MT_REQ_SENT;

@@ -236,6 +236,65 @@ int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err) {
   return rc;
 }
 
+/* ---- another database ------------------------------------------------------- */
+
+/* strdup of what may be NULL; false when memory is short. */
+static bool copy(char **to, const char *from) {
+  *to = from ? mt_strdup(from) : NULL;
+  return !from || *to;
+}
+
+static bool copy_hosts(mt_endpoint *ep, const mt_endpoint *base) {
+  int i;
+  ep->hosts = mt_calloc((size_t)base->nhosts * sizeof *ep->hosts);
+  if (!ep->hosts) return false;
+  ep->nhosts = base->nhosts;
+  for (i = 0; i < ep->nhosts; i++) {
+    const mt_host *h = &base->hosts[i];
+    ep->hosts[i].is_unix = h->is_unix;
+    if (!copy(&ep->hosts[i].host, h->host) ||
+        !copy(&ep->hosts[i].hostaddr, h->hostaddr) ||
+        !copy(&ep->hosts[i].port, h->port))
+      return false;
+  }
+  return true;
+}
+
+static bool add_param(mt_endpoint *ep, size_t n, const char *key,
+                      const char *value) {
+  return copy(&ep->values[n], value) && copy(&ep->keywords[n], key);
+}
+
+static bool copy_params(mt_endpoint *ep, const mt_endpoint *base,
+                        const char *dbname) {
+  size_t n = 0, i, cap = 2;
+  while (base->keywords[cap - 2]) cap++;
+  ep->keywords = mt_calloc(cap * sizeof *ep->keywords);
+  ep->values = mt_calloc(cap * sizeof *ep->values);
+  if (!ep->keywords || !ep->values) return false;
+  for (i = 0; base->keywords[i]; i++) {
+    if (strcmp(base->keywords[i], "dbname") == 0) continue;
+    if (!add_param(ep, n++, base->keywords[i], base->values[i])) return false;
+  }
+  return add_param(ep, n, "dbname", dbname);
+}
+
+int mt_endpoint_with_database(const mt_endpoint *base, const char *dbname,
+                              mt_endpoint **out, mt_error **err) {
+  mt_endpoint *ep = mt_calloc(sizeof *ep);
+  if (!ep) return mt_fail(err, mt_error_oom());
+  ep->refs = 1;
+  ep->tenant_database = true;
+  if (copy_hosts(ep, base) && copy_params(ep, base, dbname) &&
+      copy(&ep->options, base->options) && copy(&ep->dbname, dbname) &&
+      set_names(ep, NULL) == MT_OK) {
+    *out = ep;
+    return MT_OK;
+  }
+  mt_endpoint_unref(ep);
+  return mt_fail(err, mt_error_oom());
+}
+
 mt_endpoint *mt_endpoint_ref(mt_endpoint *ep) {
   ep->refs++;
   return ep;

@@ -25,10 +25,14 @@ typedef struct mt_endpoint {
   char **keywords, **values; /* the rest, NULL-ended; no host, port, options */
   char *options;             /* the user's own, or NULL */
   char *dbname;              /* for messages, or NULL */
+  bool tenant_database;      /* made by mt_endpoint_with_database */
 } mt_endpoint;
 
 /* Parses; the message of a failure (MT_E_MISUSE) never shows a password. */
 int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err);
+/* The same, but for the database. */
+int mt_endpoint_with_database(const mt_endpoint *base, const char *dbname,
+                              mt_endpoint **out, mt_error **err);
 mt_endpoint *mt_endpoint_ref(mt_endpoint *ep);
 void mt_endpoint_unref(mt_endpoint *ep); /* NULL allowed */
 

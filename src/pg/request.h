@@ -36,6 +36,7 @@ typedef enum mt_step {
   MT_STEP_BEGIN,
   MT_STEP_PATH,
   MT_STEP_ROLE,
+  MT_STEP_SETTING,
   MT_STEP_GUARD,
   MT_STEP_SCOPE,
   MT_STEP_FENCE,
@@ -47,8 +48,8 @@ typedef struct mt_req {
   mt_node node;
   mt_req_state state;
   unsigned flags;
-  uint8_t steps[8], nsteps, step; /* what was sent, where the answer is */
-  uint8_t resent;                 /* times it was put back unrun */
+  uint8_t steps[10], nsteps, step; /* what was sent, where the answer is */
+  uint8_t resent;                  /* times it was put back unrun */
   bool not_run;   /* failed, and certainly neither run nor sent in part */
   bool dirty;     /* refused because the connection is dirty: not_run too */
   bool named;     /* the user step used a prepared statement */

@@ -54,6 +54,15 @@ fail:
   return NULL;
 }
 
+bool mt_scope_set_setting(mt_scope *s, const char *name, const char *value) {
+  char *quoted = mt_quote_literal(value, strlen(value));
+  s->setting = mt_strdup(name);
+  s->setting_value = mt_strdup(value);
+  if (quoted) s->local_setting = mt_asprintf("SET LOCAL %s = %s", name, quoted);
+  mt_free(quoted);
+  return s->setting && s->setting_value && s->local_setting;
+}
+
 mt_scope *mt_scope_ref(mt_scope *s) {
   s->refs++;
   return s;
@@ -66,5 +75,8 @@ void mt_scope_unref(mt_scope *s) {
   mt_free(s->role);
   mt_free(s->set_local);
   mt_free(s->local_role);
+  mt_free(s->setting);
+  mt_free(s->setting_value);
+  mt_free(s->local_setting);
   mt_free(s);
 }

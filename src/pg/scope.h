@@ -18,12 +18,18 @@ typedef struct mt_scope {
   char *role;       /* bare name, or "none" for the login's own */
   char *set_local;  /* SET LOCAL search_path ... (one statement) */
   char *local_role; /* SET LOCAL ROLE ..., NONE for the login's own */
+  /* Strategy row: a setting that row security policies read. NULL: none. */
+  char *setting, *setting_value;
+  char *local_setting; /* SET LOCAL ... */
 } mt_scope;
 
 /* `path` NULL-ended list of bare names, "$tenant" stands for the schema;
  * role may be NULL. NULL when memory is short. The caller owns a reference. */
 mt_scope *mt_scope_new(uint32_t id, const char *schema, const char *const *path,
                        const char *role, bool fence);
+/* Adds the setting, before anybody uses the scope; the name must be one of
+ * lower-case letters, digits, "_" and ".". False when memory is short. */
+bool mt_scope_set_setting(mt_scope *s, const char *name, const char *value);
 mt_scope *mt_scope_ref(mt_scope *s);
 void mt_scope_unref(mt_scope *s); /* NULL allowed */
 
@@ -58,6 +64,32 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
   "else 'mtenant.dirty!' end,$1," local                                   \
   ") is not null and "                                                    \
   "pg_catalog.set_config('role',$2," local ") is not null "
+
+/*
+ * The same for a scope with a setting ($4 its value, $5 its name), and with a
+ * statement_timeout as $6. A role that row security does not hold, a superuser
+ * or one with BYPASSRLS, is refused (22P02) before the user's statement runs.
+ */
+#define MT_SCOPE_ROW_SQL \
+  MT__SCOPE_SET("true") MT__ROW_SET("true") "then " MT__FENCE_ROW("$3") " end"
+#define MT_SCOPE_ROW_TIMEOUT_SQL                                        \
+  MT__SCOPE_SET("true")                                                 \
+  MT__ROW_SET("true")                                                   \
+  "and pg_catalog.set_config('statement_timeout',$6,true) is not null " \
+  "then " MT__FENCE_ROW("$3") " end"
+#define MT_SCOPE_ROW_SESSION_SQL \
+  MT__SCOPE_SET("false")         \
+  MT__ROW_SET("false") "then " MT__FENCE_ROW("$3") " end"
+#define MT_FENCE_ROW_SQL "select " MT__FENCE_ROW("$1")
+
+#define MT__ROW_SET(local) \
+  "and pg_catalog.set_config($5,$4," local ") is not null "
+/* current_user is the role that the statement before has set. */
+#define MT__FENCE_ROW(schema)                                                 \
+  "case when (select case when rolsuper or rolbypassrls then "                \
+  "'row security does not hold role ' || rolname else '1' end from "          \
+  "pg_catalog.pg_roles where rolname = current_user)::int=1 then " MT__FENCE( \
+      schema) " end"
 
 /* The schema is locked before the look, against a DROP SCHEMA that commits
  * after it and before the user's statement, which would then be in `public`;

@@ -124,6 +124,8 @@ const mt_endpoint *mt_pool_endpoint(const mt_pool *p);
  * longer hold. */
 uint64_t mt_pool_generation(const mt_pool *p);
 bool mt_pool_has_open(const mt_pool *p);
+/* Its idle connections go; what is in use is closed when it is free. */
+void mt_pool_retire_all(mt_pool *p);
 
 void mt_share_init(mt_share *s, mt_pool *p, uint64_t hash,
                    void (*on_idle)(mt_share *s));

@@ -247,3 +247,12 @@ void mt__pool_grow(mt_pool *p) {
     total = p->slots.len;
   }
 }
+
+void mt_pool_retire_all(mt_pool *p) {
+  mt_node *n, *next;
+  for (n = p->slots.head; n; n = next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    next = n->next;
+    if (s->open) mt__slot_retire(s);
+  }
+}

@@ -255,6 +255,13 @@ bool mt_manager_evict(mt_manager *m, const char *id, const char *reason) {
   return true;
 }
 
+bool mt_manager_retire(mt_manager *m, const char *id) {
+  mt_tenant *t = mt_manager_find(m, id);
+  if (!t || t->state != MT_TENANT_READY) return false;
+  mt_pool_retire_all(t->entry->pool);
+  return true;
+}
+
 /* ---- disposal -------------------------------------------------------------------------- */
 
 static void drop_entry(mt_tenant *t, const mt_error *err) {

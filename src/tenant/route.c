@@ -64,18 +64,44 @@ void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
 
 /* ---- checking ------------------------------------------------------------------ */
 
-static mt_error *check_schema(const mt_tenant *t, const char *schema) {
-  const char *why;
+static mt_error *check_schema(const mt_tenant *t, const mt_route *route) {
+  const char *schema = route->schema, *why;
+  bool public_too = t->shared || route->database || route->setting;
   if (!schema)
     return mt_error_new(MT_E_POLICY, "route of tenant \"%s\" has no schema",
                         t->id);
   why = mt_schema_name_problem(schema, strlen(schema));
-  if (!why && !t->shared && strcmp(schema, "public") == 0)
+  if (!why && !public_too && strcmp(schema, "public") == 0)
     why = "public is no tenant's schema";
   if (!why) return NULL;
   return mt_error_new(MT_E_INVALID_TENANT_ID,
                       "tenant \"%s\" can't have the schema \"%.80s\": %s",
                       t->id, schema, why);
+}
+
+static mt_error *check_database(const mt_tenant *t, const char *name) {
+  static const char *const ours[] = {"template0", "template1", "postgres"};
+  size_t i, len = name ? strlen(name) : 0;
+  bool ok = len > 0 && len <= 63 && mt_utf8_valid(name, len);
+  if (!name) return NULL;
+  for (i = 0; i < sizeof ours / sizeof *ours; i++)
+    ok = ok && strcmp(name, ours[i]) != 0;
+  if (ok) return NULL;
+  return mt_error_new(MT_E_INVALID_TENANT_ID,
+                      "tenant \"%s\" can't have the database \"%.80s\"", t->id,
+                      name);
+}
+
+static mt_error *check_setting(const mt_tenant *t, const mt_route *route) {
+  static const char *const allowed = "abcdefghijklmnopqrstuvwxyz0123456789_.";
+  const char *name = route->setting, *value = route->setting_value;
+  if (!name) return NULL;
+  if (strspn(name, allowed) == strlen(name) && strchr(name, '.') && value &&
+      *value && mt_utf8_valid(value, strlen(value)))
+    return NULL;
+  return mt_error_new(MT_E_POLICY,
+                      "route of tenant \"%s\": \"%.80s\" can't be set", t->id,
+                      name);
 }
 
 static mt_error *check_role(const mt_tenant *t, const char *role) {
@@ -89,12 +115,15 @@ static mt_error *check_role(const mt_tenant *t, const char *role) {
                       t->id, role);
 }
 
-/* Two live ids on one schema would share their data: refuse the second. */
-static mt_error *own(mt_tenant *t, const mt_endpoint *ep, const char *schema) {
+/* Two live ids on one schema would share their data: refuse the second. Where
+ * they are meant to, policies keep their rows apart. */
+static mt_error *own(mt_tenant *t, const mt_endpoint *ep,
+                     const mt_route *route) {
+  const char *schema = route->schema;
   mt_manager *m = t->manager;
   mt_tenant *other;
   bool failed = false;
-  if (t->shared) return NULL;
+  if (t->shared || route->setting) return NULL;
   /* how one connects, and as whom, makes no other database of it */
   t->owner_key = mt_asprintf("%s/%s/%s", ep->server,
                              ep->dbname ? ep->dbname : ep->key, schema);
@@ -131,26 +160,42 @@ static void disown(mt_tenant *t) {
 
 /* ---- applying -------------------------------------------------------------------- */
 
-static mt_error *endpoint_for(mt_manager *m, const char *url,
+static mt_error *endpoint_for(mt_manager *m, const mt_route *route,
                               mt_endpoint **out) {
   mt_error *err = NULL;
-  if (!url) {
-    *out = mt_endpoint_ref(m->endpoint);
+  mt_endpoint *base = NULL;
+  if (!route->url)
+    base = mt_endpoint_ref(m->endpoint);
+  else if (mt_endpoint_parse(route->url, &base, &err) != MT_OK)
+    return err;
+  if (!route->database) {
+    *out = base;
     return NULL;
   }
-  if (mt_endpoint_parse(url, out, &err) == MT_OK) return NULL;
+  mt_endpoint_with_database(base, route->database, out, &err);
+  mt_endpoint_unref(base);
   return err;
 }
 
-static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep) {
+static mt_scope *scope_for(mt_tenant *t, const mt_route *route) {
   static const char *const shared_path[] = {"public", NULL};
   mt_manager *m = t->manager;
-  mt_error *err = own(t, ep, route->schema);
-  if (err) return err;
-  t->scope =
+  mt_scope *s =
       mt_scope_new(++m->next_scope, route->schema,
                    t->shared ? shared_path : (const char *const *)m->path,
                    route->role, m->cfg.verify_schema);
+  if (!s || !route->setting ||
+      mt_scope_set_setting(s, route->setting, route->setting_value))
+    return s;
+  mt_scope_unref(s);
+  return NULL;
+}
+
+static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep) {
+  mt_manager *m = t->manager;
+  mt_error *err = own(t, ep, route);
+  if (err) return err;
+  t->scope = scope_for(t, route);
   if (t->scope &&
       mt__pools_get(m, ep, t->shared ? NULL : t->id, &t->entry, &err) == MT_OK)
     return NULL;
@@ -205,9 +250,11 @@ static void on_exhausted(mt_share *s, mt_exhausted what, double waited_ms) {
 
 static void apply(mt_tenant *t, const mt_route *route) {
   mt_endpoint *ep = NULL;
-  mt_error *err = check_schema(t, route->schema);
+  mt_error *err = check_schema(t, route);
   if (!err) err = check_role(t, route->role);
-  if (!err) err = endpoint_for(t->manager, route->url, &ep);
+  if (!err) err = check_database(t, route->database);
+  if (!err) err = check_setting(t, route);
+  if (!err) err = endpoint_for(t->manager, route, &ep);
   if (!err) err = build(t, route, ep);
   mt_endpoint_unref(ep);
   if (err) {

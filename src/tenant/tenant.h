@@ -105,6 +105,9 @@ mt_tenant *mt_manager_next(const mt_manager *m, const mt_tenant *t);
 /* Drops the entry (reason "manual"); what is in flight finishes. False: there
  * was none. */
 bool mt_manager_evict(mt_manager *m, const char *id, const char *reason);
+/* Closes the connections of the tenant's pool, those in use once they are
+ * free. False: there is no such entry, or it has no route yet. */
+bool mt_manager_retire(mt_manager *m, const char *id);
 /* Unsafe, for tests: pools made from now on reset nothing. */
 void mt_manager_keep_sessions(mt_manager *m);
 /* A random number in [0, 1) of the manager's generator. */

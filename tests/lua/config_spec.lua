@@ -77,6 +77,7 @@ describe("defaults", function()
       },
       isolation = {
         strategy = "schema", schema_name_template = template,
+        schema = "public", tenant_setting = "app.tenant_id",
         max_pools = 10000, pool_ttl_ms = 3600000,
         search_path = { "$tenant", "public" }, reset = "auto", verify_schema = true,
         mode = "shared",
@@ -198,11 +199,15 @@ describe("messages", function()
   it("verbatim", function()
     refused("connection.url must be a string", with("connection.url", 5))
     refused("isolation.strategy is required", with("isolation.strategy", ""))
-    for _, strategy in ipairs { "rls", "database", 5 } do
-      refused('isolation.strategy "' .. strategy .. '" is not yet ' ..
-              'supported. Only "schema" is currently available.',
+    refused('isolation.strategy must be "schema", "database", "row" or ' ..
+            '"hybrid"', with("isolation.strategy", "rls"))
+    for strategy, key in pairs { database = "database_template",
+                                 hybrid = "choose" } do
+      refused("isolation." .. key .. " is required",
               with("isolation.strategy", strategy))
     end
+    refused('isolation.tenant_setting must be of the form "app.tenant_id", ' ..
+            "in lower case", with("isolation.tenant_setting", "tenant"))
     refused("isolation.schema_name_template is required",
             with("isolation.schema_name_template", nil))
     refused("isolation.schema_name_template must be a function",
@@ -264,9 +269,8 @@ describe("messages", function()
     end
     then_says("connection.url is required", t.connection, "url", "x")
     then_says("isolation.strategy is required", isolation, "strategy", "rls")
-    then_says('isolation.strategy "rls" is not yet supported. ' ..
-              'Only "schema" is currently available.', isolation, "strategy",
-              "schema")
+    then_says('isolation.strategy must be "schema", "database", "row" or ' ..
+              '"hybrid"', isolation, "strategy", "schema")
     then_says("isolation.schema_name_template is required", isolation,
               "schema_name_template", "x")
     then_says("isolation.schema_name_template must be a function", isolation,
