@@ -298,6 +298,35 @@ static void refusals_say_what_is_wrong(void **state) {
   }
 }
 
+static void database_may_be_another(void **state) {
+  mt_endpoint *base = parse(
+      "postgresql://u:secret@a:1,[::1]:2/main?sslmode=require&options=-cx%3Dy");
+  mt_endpoint *bare = parse("host=/tmp"), *ep = NULL;
+  (void)state;
+  assert_int_equal(mt_endpoint_with_database(base, "host=evil", &ep, NULL),
+                   MT_OK);
+  assert_true(ep->tenant_database);
+  assert_false(base->tenant_database);
+  assert_string_equal(ep->dbname, "host=evil");
+  assert_string_equal(param(ep, "dbname"), "host=evil");
+  assert_string_equal(param(ep, "user"), "u");
+  assert_string_equal(param(ep, "password"), "secret");
+  assert_string_equal(param(ep, "sslmode"), "require");
+  assert_string_equal(ep->options, base->options);
+  assert_string_equal(ep->server, base->server); /* one budget */
+  assert_string_not_equal(ep->key, base->key);
+  assert_null(strstr(ep->key, "secret"));
+  assert_int_equal(ep->nhosts, 2);
+  assert_string_equal(ep->hosts[1].hostaddr, "::1");
+  mt_endpoint_unref(base);
+  mt_endpoint_unref(ep);
+  assert_int_equal(mt_endpoint_with_database(bare, "one", &ep, NULL), MT_OK);
+  assert_string_equal(param(ep, "dbname"), "one");
+  assert_true(ep->hosts[0].is_unix);
+  mt_endpoint_unref(bare);
+  mt_endpoint_unref(ep);
+}
+
 static void references_are_counted(void **state) {
   mt_endpoint *ep = parse("host=h"), *same = mt_endpoint_ref(ep);
   (void)state;
@@ -326,6 +355,7 @@ int main(void) {
       TEST(key_is_the_identity_without_the_password),
       TEST(refusals_never_show_a_password),
       TEST(refusals_say_what_is_wrong),
+      TEST(database_may_be_another),
       TEST(references_are_counted),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -96,6 +96,27 @@ static void it_keeps_its_id_and_copies_its_names(void **state) {
   mt_scope_unref(NULL);
 }
 
+static void a_setting_is_quoted(void **state) {
+  static const struct {
+    const char *value, *text;
+  } cases[] = {
+      {"acme", "SET LOCAL app.tenant_id = 'acme'"},
+      {"o'brien", "SET LOCAL app.tenant_id = 'o''brien'"},
+      {"a\\'b", "SET LOCAL app.tenant_id = E'a\\\\''b'"},
+  };
+  size_t i;
+  (void)state;
+  for (i = 0; i < sizeof cases / sizeof *cases; i++) {
+    mt_scope *s = scope("a", usual, NULL);
+    assert_null(s->setting);
+    assert_true(mt_scope_set_setting(s, "app.tenant_id", cases[i].value));
+    assert_string_equal(s->setting, "app.tenant_id");
+    assert_string_equal(s->setting_value, cases[i].value);
+    assert_string_equal(s->local_setting, cases[i].text);
+    mt_scope_unref(s);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(path_has_the_tenant_first_and_pg_temp_last),
@@ -106,6 +127,7 @@ int main(void) {
       cmocka_unit_test(empty_path_is_pg_temp_alone),
       cmocka_unit_test(without_a_role_it_says_none),
       cmocka_unit_test(with_a_role_it_says_the_role),
+      cmocka_unit_test(a_setting_is_quoted),
       cmocka_unit_test(it_keeps_its_id_and_copies_its_names),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

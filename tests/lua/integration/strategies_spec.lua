@@ -1,6 +1,7 @@
 --- Strategies beside schema: a database per tenant, rows of shared tables kept
 --- apart by policies, and a rule that chooses.
 
+local bouncer = require "tests.support.bouncer"
 local env = require "tests.support.env"
 local mtenant = require "mtenant"
 
@@ -252,6 +253,38 @@ describe("strategy row", function()
     assert.has_error(function() rls.policy_sql("") end)
     assert.has_error(function() rls.policy_sql("t", { colum = "x" }) end)
   end)
+end)
+
+
+describe("strategy row behind PgBouncer", function()
+  setup(bouncer.set_up())
+  teardown(bouncer.tear_down)
+  after_each(bouncer.nothing_left)
+
+  it("keeps rows apart on one connection of the server", env.in_task(function()
+    bouncer.server:psql([[
+      SET ROLE mtenant; CREATE SCHEMA shop;
+      CREATE TABLE shop.orders (tenant_id text, n int);
+      INSERT INTO shop.orders VALUES ('red', 1), ('blue', 2);
+      ]] .. table.concat(rls.policy_sql("orders", { schema = "shop" }), ";"))
+    local manager = bouncer.manager_of({
+      isolation = { strategy = "row", schema = "shop" },
+    })
+    local _, errs = mtenant.each({ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12 }, 6,
+                                 function(i)
+      local id, n = i % 2 == 0 and "red" or "blue", 2 - (i + 1) % 2
+      local db = assert(manager:get_db(id))
+      local function look(on)
+        local rows = env.must(on:query("SELECT tenant_id, n FROM orders"))
+        assert(#rows == 1 and rows[1].tenant_id == id and rows[1].n == n)
+        return true
+      end
+      look(db)
+      env.must(db:query { sql = "SELECT 1", timeout_ms = 5000 })
+      return db:transaction(look)
+    end)
+    assert.is_nil(errs and tostring(select(2, next(errs))))
+  end))
 end)
 
 
