@@ -54,6 +54,20 @@ local function needs_string(value, name, level)
 end
 
 
+-- A name of at most 63 bytes that no other table's index has: a long one is cut
+-- between characters and told apart by a hash (Bernstein's, of 32 bits).
+local function index_name(name, column)
+  local full = name .. "_" .. column .. "_rls"
+  if #full <= 63 then return full end
+  local hash, cut = 5381, 50
+  for i = 1, #full do hash = (hash * 33 + full:byte(i)) % 4294967296 end
+  while cut > 0 and full:byte(cut + 1) >= 128 and full:byte(cut + 1) < 192 do
+    cut = cut - 1
+  end
+  return full:sub(1, cut) .. format("_%08x_rls", hash)
+end
+
+
 local function statements(name, opts)
   local target = (opts.schema and ident(opts.schema) .. "." or "")
     .. ident(name)
@@ -73,7 +87,7 @@ local function statements(name, opts)
   }
   if opts.index then
     sql[#sql + 1] = format("CREATE INDEX IF NOT EXISTS %s ON %s (%s)",
-      ident((name .. "_" .. opts.column):sub(1, 58) .. "_rls"), target, column)
+      ident(index_name(name, opts.column)), target, column)
   end
   return sql
 end
@@ -193,8 +207,8 @@ local PROBLEMS = [[
   UNION ALL SELECT relname, 'a view that reads as its owner; give it '
       || 'security_invoker (PostgreSQL 15)'
     FROM rel WHERE relkind = 'v'
-      AND NOT coalesce('security_invoker=true' = ANY (reloptions)
-                       OR 'security_invoker=on' = ANY (reloptions), false)
+      AND NOT EXISTS (SELECT 1 FROM pg_catalog.unnest(reloptions) AS o
+                      WHERE o ~* '^security_invoker=(true|on|yes|1)$')
   UNION ALL SELECT relname, 'a materialized view holds rows of all tenants, '
       || 'and policies do not hold it' FROM rel WHERE relkind = 'm'
   UNION ALL SELECT relname, 'policies do not hold a foreign table' FROM rel
@@ -204,7 +218,9 @@ local PROBLEMS = [[
 
 --- Looks for what would show a tenant the rows of others: tables without row
 --- security or with it not forced, policies that do not ask for the setting,
---- views that read as their owner, materialized views, foreign tables.
+--- views that read as their owner, materialized views, foreign tables. A policy
+--- is looked through for the setting's name, not understood; what SECURITY
+--- DEFINER functions read is not looked at.
 ---@param db mtenant.Db
 ---@param opts? table  schema ("public"), except (names that are meant to be
 --- shared), column, setting

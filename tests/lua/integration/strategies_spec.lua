@@ -8,7 +8,7 @@ local mtenant = require "mtenant"
 local rls = mtenant.rls
 
 local ROW_IDS = {}
-for i = 1, 40 do ROW_IDS[i] = "r" .. i end
+for i = 1, 100 do ROW_IDS[i] = "r" .. i end
 
 
 local function psql(text)
@@ -43,7 +43,7 @@ describe("strategy row", function()
       ALTER TABLE shop.orders OWNER TO mtenant;
       ALTER TABLE shop.numbers OWNER TO mtenant;
       INSERT INTO shop.orders (tenant_id, body)
-        SELECT 'r' || i, 'of r' || i FROM generate_series(1, 40) i;
+        SELECT 'r' || i, 'of r' || i FROM generate_series(1, 100) i;
     ]])
     env.in_task(function()
       local manager = env.manager()
@@ -57,7 +57,7 @@ describe("strategy row", function()
   teardown(function() psql("DROP SCHEMA shop CASCADE") end)
   after_each(env.assert_nothing_left)
 
-  it("shows each of 40 tenants on two connections its own rows, in any use",
+  it("shows each of 100 tenants on two connections its own rows, in any use",
      env.in_task(function()
     local manager = row_manager()
     local uses = {
@@ -100,7 +100,7 @@ describe("strategy row", function()
       end,
     }
     local work = {}
-    for i = 1, 280 do work[i] = i end
+    for i = 1, 700 do work[i] = i end
     local _, errs = mtenant.each(work, 30, function(i)
       local id = ROW_IDS[i % #ROW_IDS + 1]
       local db = assert(manager:get_db(id))
@@ -249,6 +249,15 @@ describe("strategy row", function()
     assert.matches('ON "s"."my ""t""" USING %("org" = nullif', sql)
     assert.matches("current_setting%('my.org', true%), ''%)::bigint%)", sql)
     assert.is_nil(sql:find("CREATE INDEX"))
+    local names = {}
+    for _, name in ipairs({ ("a"):rep(60) .. "1", ("a"):rep(60) .. "2",
+                            ("a"):rep(49) .. "\195\169" .. ("b"):rep(9) }) do
+      local index = table.concat(rls.policy_sql(name), ";")
+        :match('CREATE INDEX IF NOT EXISTS "([^"]+)"')
+      assert.is_true(#index <= 63)
+      assert.is_nil(names[index])
+      names[index] = true
+    end
     assert.has_error(function() rls.policy_sql("t", { type = "text; x" }) end)
     assert.has_error(function() rls.policy_sql("") end)
     assert.has_error(function() rls.policy_sql("t", { colum = "x" }) end)
