@@ -188,6 +188,23 @@ typedef struct mt_rate_limit {
   mt_rate_mode mode;
 } mt_rate_limit;
 
+/* When a server that does not answer is tried again. */
+typedef struct mt_breaker_options {
+  int failure_threshold;    /* connection attempts that fail in a row */
+  double initial_delay_ms;  /* then one attempt after so long, */
+  double max_delay_ms;      /* the next after twice that, at most this long */
+  double break_duration_ms; /* not 0: always so long instead */
+  bool fail_fast; /* statements fail with MT_E_BREAKER_OPEN meanwhile, instead
+                     of waiting for the next attempt */
+} mt_breaker_options;
+
+typedef enum mt_breaker_state {
+  MT_BREAKER_CLOSED,
+  MT_BREAKER_OPEN,
+  MT_BREAKER_HALF_OPEN, /* an attempt is under way */
+  MT_BREAKER_ISOLATED   /* by hand */
+} mt_breaker_state;
+
 typedef struct mt_manager_config {
   const char *url; /* NULL: libpq's environment */
   const char *application_name;
@@ -201,7 +218,8 @@ typedef struct mt_manager_config {
   mt_reset_mode reset;
   bool pooled; /* behind a pooler in transaction mode (docs/pgbouncer.md) */
   mt_queue_policy queue_policy;
-  mt_rate_limit rate_limit; /* of each tenant */
+  mt_rate_limit rate_limit;   /* of each tenant */
+  mt_breaker_options breaker; /* of each server */
   int max_pools;
   double pool_ttl_ms;             /* 0: never */
   const char *const *search_path; /* NULL-ended; "$tenant" is the schema */

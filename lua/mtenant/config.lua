@@ -109,6 +109,13 @@ local function check_has_rate(value, rate)
 end
 
 
+local function check_probe_delay(delay_ms, breaker)
+  if delay_ms > (breaker.max_delay_ms) then
+    return "%s cannot be greater than max_delay_ms"
+  end
+end
+
+
 -- In the order of their messages; `resolve` is this early because the template
 -- is required without it.
 local LEADING = {
@@ -174,6 +181,13 @@ local TRAILING = {
     enum = { "queue", "reject", "throttle" }, default = default_on_exceeded,
     check = check_has_rate },
 
+  { "breaker.failure_threshold", kind = "integer", min = 1, default = 1 },
+  { "breaker.max_delay_ms", kind = "number", min = 0, default = 1000 },
+  { "breaker.initial_delay_ms", kind = "number", min = 0, default = 100,
+    check = check_probe_delay },
+  { "breaker.break_duration_ms", kind = "number", min = 1 },
+  { "breaker.fail_fast", kind = "boolean", default = false },
+
   { "hooks.on_pool_created", kind = "function" },
   { "hooks.on_pool_evicted", kind = "function" },
   { "hooks.on_error", kind = "function" },
@@ -212,6 +226,8 @@ local checker = make_checker()
 --- choose, schema, tenant_setting, mode, max_pools, pool_ttl_ms, role_template,
 --- search_path, verify_schema, reset
 ---@field resolve? fun(tenant_id: string, ctx: table): any
+---@field breaker table failure_threshold, initial_delay_ms, max_delay_ms,
+--- break_duration_ms, fail_fast
 ---@field rate_limit table max_queries_per_second, burst, on_exceeded
 ---@field hooks table on_pool_created, on_pool_evicted, on_error, on_promotion,
 --- on_queue_full, on_queue_timeout
@@ -263,6 +279,58 @@ function M.valid_id(id, pattern)
   return nil, errors.new(CODE.invalid_tenant_id,
                          string.format('tenant id "%s" %s', shown, problem),
                          { tenant_id = shown })
+end
+
+
+local JITTER = { [true] = "seed", [false] = "none" }
+
+
+--- What the core needs of a defined configuration, as one flat table.
+---@param cfg mtenant.config
+---@return table
+function M.flatten(cfg)
+  local c, i = cfg.connection, cfg.isolation
+  local pool, tries = c.pool, c.retry
+  return {
+    url = c.url,
+    application_name = c.application_name,
+    pool_max = pool.max,
+    pool_min = pool.min,
+    max_waiting = pool.max_waiting,
+    queue_policy = pool.queue_policy,
+    max_queries_per_second = cfg.rate_limit.max_queries_per_second,
+    burst = cfg.rate_limit.burst,
+    on_exceeded = cfg.rate_limit.on_exceeded,
+    breaker_failure_threshold = cfg.breaker.failure_threshold,
+    breaker_initial_delay_ms = cfg.breaker.initial_delay_ms,
+    breaker_max_delay_ms = cfg.breaker.max_delay_ms,
+    break_duration_ms = cfg.breaker.break_duration_ms,
+    breaker_fail_fast = cfg.breaker.fail_fast,
+    idle_timeout_ms = pool.idle_timeout_ms,
+    connect_timeout_ms = pool.connect_timeout_ms,
+    acquire_timeout_ms = pool.acquire_timeout_ms,
+    max_lifetime_ms = pool.max_lifetime_ms,
+    cache_statements = c.cache_statements,
+    cancel_timeout_ms = c.cancel_timeout_ms,
+    max_connections = type(c.max_connections) == "number" and c.max_connections
+      or 0,
+    max_attempts = tries.max_attempts,
+    initial_delay_ms = tries.initial_delay_ms,
+    max_delay_ms = tries.max_delay_ms,
+    backoff_multiplier = tries.backoff_multiplier,
+    jitter = JITTER[tries.jitter] or tries.jitter,
+    deadline_ms = tries.deadline_ms,
+    has_on_retry = tries.on_retry ~= nil,
+    has_is_retryable = tries.is_retryable ~= nil,
+    has_password = c.password ~= nil,
+    pooled = c.pooler == "transaction",
+    dedicated = i.mode == "dedicated",
+    verify_schema = i.verify_schema,
+    reset = i.reset,
+    max_pools = i.max_pools,
+    pool_ttl_ms = i.pool_ttl_ms,
+    search_path = i.search_path,
+  }
 end
 
 

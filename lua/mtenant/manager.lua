@@ -11,6 +11,7 @@ local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local routing = require "mtenant.routing"
 local schema = require "mtenant.schema"
+local servers = require "mtenant.servers"
 local task = require "mtenant.task"
 
 
@@ -27,53 +28,6 @@ local live = setmetatable({}, { __mode = "k" })
 ---@class mtenant.TenantManager
 local methods = {}
 local mt = { __name = "mtenant.manager", __index = methods }
-
-
--- ---- configuration ------------------------------------------------------------
-
-local JITTER = { [true] = "seed", [false] = "none" }
-
-
--- what the core needs, as one flat table
-local function flatten(cfg)
-  local c, i = cfg.connection, cfg.isolation
-  local pool, retry = c.pool, c.retry
-  return {
-    url = c.url,
-    application_name = c.application_name,
-    pool_max = pool.max,
-    pool_min = pool.min,
-    max_waiting = pool.max_waiting,
-    queue_policy = pool.queue_policy,
-    max_queries_per_second = cfg.rate_limit.max_queries_per_second,
-    burst = cfg.rate_limit.burst,
-    on_exceeded = cfg.rate_limit.on_exceeded,
-    idle_timeout_ms = pool.idle_timeout_ms,
-    connect_timeout_ms = pool.connect_timeout_ms,
-    acquire_timeout_ms = pool.acquire_timeout_ms,
-    max_lifetime_ms = pool.max_lifetime_ms,
-    cache_statements = c.cache_statements,
-    cancel_timeout_ms = c.cancel_timeout_ms,
-    max_connections = type(c.max_connections) == "number" and c.max_connections
-      or 0,
-    max_attempts = retry.max_attempts,
-    initial_delay_ms = retry.initial_delay_ms,
-    max_delay_ms = retry.max_delay_ms,
-    backoff_multiplier = retry.backoff_multiplier,
-    jitter = JITTER[retry.jitter] or retry.jitter,
-    deadline_ms = retry.deadline_ms,
-    has_on_retry = retry.on_retry ~= nil,
-    has_is_retryable = retry.is_retryable ~= nil,
-    has_password = c.password ~= nil,
-    pooled = c.pooler == "transaction",
-    dedicated = i.mode == "dedicated",
-    verify_schema = i.verify_schema,
-    reset = i.reset,
-    max_pools = i.max_pools,
-    pool_ttl_ms = i.pool_ttl_ms,
-    search_path = i.search_path,
-  }
-end
 
 
 -- ---- hooks and events ------------------------------------------------------------
@@ -349,6 +303,7 @@ end
 
 
 databases.install(methods)
+servers.install(methods)
 
 
 --- What the pools have done so far. For now for people and tests; the shape
@@ -463,7 +418,7 @@ function M.create(cfg)
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })
   local weak = setmetatable({ manager = self }, { __mode = "v" })
-  local handle, err = core.manager(flatten(self._config), function(kind, ...)
+  local handle, err = core.manager(config.flatten(self._config), function(kind, ...)
     local manager = weak.manager
     if manager then return CALLBACKS[kind](manager, ...) end
   end)

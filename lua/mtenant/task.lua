@@ -13,6 +13,7 @@ local co_create, co_resume = coroutine.create, coroutine.resume
 local co_running, co_status = coroutine.running, coroutine.status
 local co_yield, isyieldable = coroutine.yield, coroutine.isyieldable
 local next_done, cancel_slot, post = core.next_done, core.cancel, core.post
+local now_ms = core.now_ms
 local unpack = table.unpack or unpack -- luacheck: ignore 143
 local select, type, setmetatable = select, type, setmetatable
 
@@ -105,20 +106,44 @@ local function step(task, ...)
 end
 
 
-local function run_ready()
+-- so long at a time run tasks; then the loop looks at its sockets and timers
+local SLICE_MS = 4
+
+
+-- what a slice has left of a batch comes before what was queued meanwhile
+local function put_back(batch, first, n)
+  local rest = {}
+  for i = first, n do rest[#rest + 1] = batch[i] end
+  for i = 1, ready_n do rest[#rest + 1] = ready[i] end
+  ready, ready_n = rest, #rest
+  post()
+end
+
+
+local function run_ready(until_ms)
   local batch, n = ready, ready_n
   ready, ready_n = {}, 0
   for i = 1, n do
     local item = batch[i]
     local task = item[1]
     if not task.done then step(task, unpack(item, 3, 2 + item[2])) end
+    if i % 8 == 0 and now_ms() > until_ms then
+      return put_back(batch, i + 1, n)
+    end
   end
 end
 
 
 -- called by the core, once per turn
 local function turn()
+  local until_ms, n = now_ms() + SLICE_MS, 0
   while true do
+    n = n + 1
+    if n % 8 == 0 and now_ms() > until_ms then
+      until_ms = now_ms() + SLICE_MS -- those that are ready get one as well
+      post()
+      break
+    end
     local slot, value, err = next_done()
     if not slot then break end
     local waiter = waiting[slot]
@@ -132,7 +157,7 @@ local function turn()
       value:release() -- a lease nobody waits for any more
     end
   end
-  if ready_n > 0 then run_ready() end
+  if ready_n > 0 then run_ready(until_ms) end
 end
 
 core.set_turn_handler(turn)
@@ -336,8 +361,11 @@ function M.with_deadline(ms, fn, ...)
 end
 
 
-local function each_worker(state)
+-- Each starts two others: ten thousand of them do not start at once.
+local function each_worker(state, start_one)
   return function()
+    start_one()
+    start_one()
     while state.next <= state.n and not state.raised do
       local i = state.next
       state.next = i + 1
@@ -381,12 +409,17 @@ function M.each(list, concurrency, fn)
   local state = { list = list, n = list.n or #list, next = 1, fn = fn,
                   results = {}, errors = {} }
   state.results.n = state.n
-  local workers = {}
-  for i = 1, math.min(concurrency, state.n) do
-    workers[i] = M.spawn(each_worker(state))
-    workers[i].observed = true
+  local workers, limit = {}, math.min(concurrency, state.n)
+  local function start_one()
+    if #workers == limit or state.next > state.n then return end
+    local worker = M.spawn(each_worker(state, start_one))
+    worker.observed = true
+    workers[#workers + 1] = worker
   end
-  for i = 1, #workers do
+  start_one()
+  local i = 0
+  while i < #workers do
+    i = i + 1
     while not workers[i].done do
       stop = caller.cancelled or caller.expired
       if stop then

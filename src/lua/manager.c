@@ -116,128 +116,23 @@ static bool password(mt_manager *m, char *buf, size_t size, void *data) {
   return ok;
 }
 
-/* ---- configuration ------------------------------------------------------------------------------ */
-
-static double num(lua_State *L, const char *key, double otherwise) {
-  double v;
-  lua_getfield(L, 1, key);
-  v = lua_type(L, -1) == LUA_TNUMBER ? lua_tonumber(L, -1) : otherwise;
-  lua_pop(L, 1);
-  return v;
-}
-
-static bool flag(lua_State *L, const char *key) {
-  bool v;
-  lua_getfield(L, 1, key);
-  v = lua_toboolean(L, -1);
-  lua_pop(L, 1);
-  return v;
-}
-
-/* Stays valid while the table at index 1 holds it. */
-static const char *str(lua_State *L, const char *key) {
-  const char *s;
-  lua_getfield(L, 1, key);
-  s = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
-  lua_pop(L, 1);
-  return s;
-}
-
-static mt_jitter jitter(lua_State *L) {
-  static const char *const names[] = {"none", "seed", "full", "equal",
-                                      "decorrelated"};
-  const char *s = str(L, "jitter");
-  int i;
-  for (i = 0; s && i < 5; i++)
-    if (strcmp(s, names[i]) == 0) return (mt_jitter)i;
-  return MT_JITTER_SEED;
-}
-
-/* The index of the value in names; 0 when it is not there. */
-static int choice(lua_State *L, const char *key, const char *const *names) {
-  const char *s = str(L, key);
-  int i;
-  for (i = 0; s && names[i]; i++)
-    if (strcmp(s, names[i]) == 0) return i;
-  return 0;
-}
-
-static const char *const resets[] = {"auto", "always", "discard_all", NULL};
-static const char *const queue_policies[] = {"queue", "reject", "evict-lru",
-                                             NULL};
-static const char *const rate_modes[] = {"queue", "reject", "throttle", NULL};
-
-enum { MAX_PATH_NAMES = 32 };
-
-static void read_path(lua_State *L, const char **path) {
-  int n = 0;
-  lua_getfield(L, 1, "search_path");
-  if (lua_istable(L, -1)) {
-    for (; n < MAX_PATH_NAMES; n++) {
-      lua_rawgeti(L, -1, n + 1);
-      path[n] = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
-      lua_pop(L, 1);
-      if (!path[n]) break;
-    }
-  }
-  path[n] = NULL;
-  lua_pop(L, 1);
-}
-
-static void read_config(lua_State *L, mt_manager_config *c, const char **path) {
-  mt_manager_config_init(c);
-  c->url = str(L, "url");
-  if (str(L, "application_name"))
-    c->application_name = str(L, "application_name");
-  c->pool_max = (int)num(L, "pool_max", c->pool_max);
-  c->pool_min = (int)num(L, "pool_min", c->pool_min);
-  c->max_waiting = (int)num(L, "max_waiting", c->max_waiting);
-  c->cache_statements = (int)num(L, "cache_statements", c->cache_statements);
-  c->idle_timeout_ms = num(L, "idle_timeout_ms", c->idle_timeout_ms);
-  c->connect_timeout_ms = num(L, "connect_timeout_ms", c->connect_timeout_ms);
-  c->acquire_timeout_ms = num(L, "acquire_timeout_ms", c->acquire_timeout_ms);
-  c->max_lifetime_ms = num(L, "max_lifetime_ms", c->max_lifetime_ms);
-  c->cancel_timeout_ms = num(L, "cancel_timeout_ms", c->cancel_timeout_ms);
-  c->max_connections = (int)num(L, "max_connections", 0);
-  c->max_tenants_touched =
-      (int)num(L, "max_tenants_touched", c->max_tenants_touched);
-  c->retry.max_attempts = (int)num(L, "max_attempts", c->retry.max_attempts);
-  c->retry.initial_delay_ms =
-      num(L, "initial_delay_ms", c->retry.initial_delay_ms);
-  c->retry.max_delay_ms = num(L, "max_delay_ms", c->retry.max_delay_ms);
-  c->retry.multiplier = num(L, "backoff_multiplier", c->retry.multiplier);
-  c->retry.jitter = jitter(L);
-  c->retry.deadline_ms = num(L, "deadline_ms", 0);
-  c->dedicated = flag(L, "dedicated");
-  c->verify_schema = flag(L, "verify_schema");
-  c->reset = (mt_reset_mode)choice(L, "reset", resets);
-  c->queue_policy = (mt_queue_policy)choice(L, "queue_policy", queue_policies);
-  c->rate_limit.per_second = num(L, "max_queries_per_second", 0);
-  c->rate_limit.burst = num(L, "burst", 1);
-  c->rate_limit.mode = (mt_rate_mode)choice(L, "on_exceeded", rate_modes);
-  c->pooled = flag(L, "pooled");
-  c->max_pools = (int)num(L, "max_pools", c->max_pools);
-  c->pool_ttl_ms = num(L, "pool_ttl_ms", c->pool_ttl_ms);
-  c->seed = (uint64_t)num(L, "seed", 0);
-  read_path(L, path);
-  if (path[0]) c->search_path = path;
-}
+/* ---- making one ------------------------------------------------------------- */
 
 /* manager(config, callbacks) -> manager | nil, err; config is a flat table of
  * checked values, has_on_retry etc. say which callbacks there are */
 int mt_lua_manager_new(lua_State *L) {
   mt_manager_config c;
-  const char *path[MAX_PATH_NAMES + 1];
+  const char *path[MT_LUA_PATH_NAMES + 1];
   mt_manager_callbacks cbs = {.resolve = on_resolve, .on_event = on_event};
   mt_error *err = NULL;
   mt_manager_ud *u;
   luaL_checktype(L, 1, LUA_TTABLE);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, 2);
-  read_config(L, &c, path);
-  if (flag(L, "has_on_retry")) cbs.on_retry = on_retry;
-  if (flag(L, "has_is_retryable")) cbs.is_retryable = is_retryable;
-  if (flag(L, "has_password")) cbs.password = password;
+  mt_lua_read_config(L, &c, path);
+  if (mt_lua_flag(L, "has_on_retry")) cbs.on_retry = on_retry;
+  if (mt_lua_flag(L, "has_is_retryable")) cbs.is_retryable = is_retryable;
+  if (mt_lua_flag(L, "has_password")) cbs.password = password;
   u = lua_newuserdatauv(L, sizeof *u, 0);
   memset(u, 0, sizeof *u);
   u->rt = mt_lua_rt(L);
@@ -392,6 +287,28 @@ static int retire(lua_State *L) {
   return 1;
 }
 
+static int isolate(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_isolate(u->m, luaL_checkstring(L, 2)));
+  return 1;
+}
+
+static int close_breaker(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_close_breaker(u->m, luaL_checkstring(L, 2)));
+  return 1;
+}
+
+static int breaker_state(lua_State *L) {
+  static const char *const names[] = {"closed", "open", "half_open",
+                                      "isolated"};
+  mt_breaker_state state;
+  mt_manager_ud *u = check(L);
+  if (!mt_manager_breaker(u->m, luaL_checkstring(L, 2), &state)) return 0;
+  lua_pushstring(L, names[state]);
+  return 1;
+}
+
 static int disposed(lua_State *L) {
   mt_manager_ud *u = luaL_checkudata(L, 1, MT_LUA_MANAGER);
   lua_pushboolean(L, !u->m || mt_manager_disposed(u->m));
@@ -460,6 +377,9 @@ void mt_lua_manager_register(lua_State *L) {
       {"dispose", dispose},
       {"disposed", disposed},
       {"retire", retire},
+      {"isolate", isolate},
+      {"close_breaker", close_breaker},
+      {"breaker_state", breaker_state},
       {"random", random_unit},
       {"stats", stats},
       {"unsafe_keep_sessions", unsafe_keep_sessions},

@@ -183,4 +183,11 @@ void mt_lua_push_lease(lua_State *L, mt_rt *rt, mt_op *op);
 void mt_lua_watch_register(lua_State *L);
 int mt_lua_watch_fd(lua_State *L);
 
+/* config.c */
+enum { MT_LUA_PATH_NAMES = 32 };
+/* The boolean in the table at index 1. */
+bool mt_lua_flag(lua_State *L, const char *key);
+/* Reads the table at index 1; path has room for MT_LUA_PATH_NAMES + 1. */
+void mt_lua_read_config(lua_State *L, mt_manager_config *c, const char **path);
+
 #endif

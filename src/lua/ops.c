@@ -77,7 +77,10 @@ void mt_op_finish(mt_op *op, mt_error *err) {
   op->finished = true;
   op->err = err;
   mt_timer_del(&op->timer);
-  mt_list_push(&op->rt->done, &op->node);
+  if (op->kind == MT_OP_SLEEP) /* timers are not late behind a crowd */
+    mt_list_push_front(&op->rt->done, &op->node);
+  else
+    mt_list_push(&op->rt->done, &op->node);
   mt_defer_add(op->rt->reactor, &op->rt->deliver, MT_DEFER_DELIVER);
 }
 

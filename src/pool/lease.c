@@ -105,9 +105,12 @@ int mt_lease_acquire(mt_share *s,
                      void *data, mt_lease **out, mt_error **err) {
   mt_pool *p = s->pool;
   mt_lease *l;
+  mt_error *refusal;
   int rc;
   if (p->closing)
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
+  refusal = mt__breaker_refusal(p->server);
+  if (refusal) return mt_fail(err, refusal);
   if (s->leases.len >= (size_t)p->opt.max_waiting)
     return mt__share_refuse(s, err, "too many leases are waiting already");
   if (is_rejected(s))
@@ -181,6 +184,8 @@ static void drop(mt_lease *l) {
   if (l->slot) l->slot->lease = NULL;
   mt_node_unlink(&l->node);
   if (l->counted) s->inflight--;
+  if (l->failed) s->failing--;
+  mt_error_unref(l->failed);
   mt_free(l);
   if (!p->closing) mt__share_wake(s);
   mt__share_settle(s);

@@ -240,9 +240,12 @@ static bool is_rejected(const mt_share *s, const mt_req *req) {
 
 int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
   mt_pool *p = s->pool;
+  mt_error *refusal;
   int rc;
   if (p->closing)
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
+  refusal = mt__breaker_refusal(p->server);
+  if (refusal) return mt_fail(err, refusal);
   if (s->reqs.len >= (size_t)p->opt.max_waiting)
     return mt__share_refuse(s, err, "too many statements are waiting already");
   rc = mt__rate_admit(s, err);
@@ -266,6 +269,13 @@ bool mt_share_take_back(mt_share *s, mt_req *req) {
     req->state = MT_REQ_NEW;
     if (s->reqs.len == 0) mt_node_unlink(&s->ready);
     mt__share_wake(s); /* its leases may wait for its rate */
+    mt__share_settle(s);
+    return true;
+  }
+  if (req->node.list == &s->pool->failing) {
+    mt_list_remove(&s->pool->failing, &req->node);
+    mt_req_reset(req);
+    s->failing--;
     mt__share_settle(s);
     return true;
   }
@@ -293,31 +303,6 @@ mt_cancelled mt_share_cancel(mt_share *s, mt_req *req) {
   return MT_CANCEL_NONE;
 }
 
-void mt__pool_fail_waiters(mt_pool *p, const mt_error *err) {
-  mt_list shares = {0}, leases = {0};
-  mt_node *n;
-  mt_list_take(&shares, &p->waiting);
-  while ((n = mt_list_pop(&shares))) {
-    mt_share *s = mt_container(n, mt_share, waiting);
-    mt_list reqs = {0}, queued = {0};
-    mt_node_unlink(&s->ready);
-    mt_list_take(&queued, &s->leases);
-    while ((n = mt_list_pop(&queued)))
-      mt__lease_fail(mt_container(n, mt_lease, node), err);
-    mt_list_take(&reqs, &s->reqs);
-    while ((n = mt_list_pop(&reqs))) {
-      mt_req *req = mt_container(n, mt_req, node);
-      req->state = MT_REQ_DONE;
-      mt_req_set_error(req, mt_error_ref(err));
-      req->on_finish(req);
-    }
-    mt__share_settle(s);
-  }
-  mt_list_take(&leases, &p->lease_waiters);
-  while ((n = mt_list_pop(&leases)))
-    mt__lease_fail(mt_container(n, mt_lease, node), err);
-}
-
 /* ---- shares ---------------------------------------------------------------- */
 
 void mt__share_settle(mt_share *s) {
@@ -333,7 +318,8 @@ void mt_share_init(mt_share *s, mt_pool *p, uint64_t hash,
 }
 
 bool mt_share_busy(const mt_share *s) {
-  return s->inflight > 0 || s->reqs.len > 0 || s->leases.len > 0;
+  return s->inflight > 0 || s->failing > 0 || s->reqs.len > 0 ||
+         s->leases.len > 0;
 }
 
 void mt_share_fini(mt_share *s) {
@@ -386,6 +372,7 @@ mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
   p->data = data;
   p->closed.cb = on_closed;
   p->kick.cb = on_kick;
+  mt__failing_init(p);
   p->closer.cb = on_cut_off;
   p->generation = 1;
   mt__rate_init(p);
@@ -428,6 +415,7 @@ void mt_pool_free(mt_pool *p) {
   mt__maint_stop(p);
   mt_defer_del(&p->closed);
   mt_defer_del(&p->kick);
+  mt_defer_del(&p->failer);
   mt_node_unlink(&p->node);
   mt_endpoint_unref(p->endpoint);
   mt_free(p);

@@ -59,6 +59,7 @@ typedef struct mt_share {
   uint64_t next_seq;
   mt_list leases; /* queued leases beyond pool max */
   int inflight;   /* requests sent and leases held */
+  int failing;    /* in pool->failing and failing_leases */
   uint64_t hash;  /* for its home */
   mt_slot *home;
   uint64_t home_epoch;
@@ -88,6 +89,7 @@ typedef struct mt_lease {
   bool unprovable; /* ... that no reset is known to take away: close it */
   bool resetting;
   bool rolled_back;
+  mt_error *failed; /* in pool->failing_leases: what it will be told */
   double queued_at;
   /* Runs once, later: err NULL when it is held. With an error the lease is
    * gone when this returns. */
@@ -100,8 +102,27 @@ typedef struct mt_lease {
 /* The budget of one server; max 0 is "auto". NULL when memory is short. */
 mt_server *mt_server_new(const char *name, int max);
 void mt_server_free(mt_server *s); /* no pool may be left */
+void mt_server_set_breaker(mt_server *s, const mt_breaker_options *o);
+mt_breaker_state mt_server_breaker_state(const mt_server *s);
+/* No connection to it until it is closed again; waiters fail with
+ * MT_E_BREAKER_OPEN, connections go when they are free. */
+void mt_server_isolate(mt_server *s);
+/* Ends that, and forgets failures: it is tried at once. */
+void mt_server_close_breaker(mt_server *s);
 int mt_server_open(const mt_server *s);
 int mt_server_cap(const mt_server *s);
+
+/* Somebody who would wait for a while before he tries again. */
+typedef struct mt_sleeper {
+  mt_node node;
+  void (*wake)(struct mt_sleeper *sl);
+} mt_sleeper;
+
+void mt_breaker_options_init(mt_breaker_options *o);
+/* While the pool's server does not answer: wake runs once when it does again,
+ * or not at all. False: it answers, nobody would be woken. */
+bool mt_pool_sleep(mt_pool *p, mt_sleeper *sl);
+void mt_sleeper_forget(mt_sleeper *sl);
 
 /* pool.c ----------------------------------------------------------------------
  */

@@ -60,6 +60,7 @@ static void expire_leases(mt_pool *p, mt_list *list, double now) {
 static bool server_answers(const mt_pool *p) {
   const mt_node *n;
   if (p->stats.open > 0 || p->connecting > 0) return p->stats.open > 0;
+  if (mt__breaker_waits(p->server)) return false;
   for (n = p->server->pools.head; n; n = n->next)
     if (mt_container(n, mt_pool, node)->stats.open > 0) return true;
   return p->server->connecting == 0; /* nobody tries: time alone decides */

@@ -41,7 +41,18 @@ struct mt_server {
   int open;       /* slots of all pools, connecting ones included */
   int connecting; /* handshakes cost CPU on the loop: few at a time */
   bool asked;     /* auto: the server was asked for its limits */
-  mt_list pools;  /* all */
+  int live;       /* connections that are open */
+  int ramp;       /* after an outage: so many at most, doubled by each; 0 */
+  mt_breaker_options breaker;
+  int failures;    /* connection attempts in a row */
+  mt_error *cause; /* of the last one */
+  bool isolated;
+  double probe_at; /* not before, while the breaker is open */
+  mt_timer probe_timer;
+  mt_reactor *reactor;
+  mt_list sleepers;
+  mt_defer waker;
+  mt_list pools; /* all */
 };
 
 struct mt_slot {
@@ -77,8 +88,10 @@ struct mt_pool {
   uint64_t epoch;      /* changes with the set of open slots */
   uint64_t generation; /* changes when a connection is lost */
   double next_connect_at;
-  mt_defer kick;             /* dispatch at the end of the turn */
-  bool no_memory;            /* fail the waiters then */
+  mt_defer kick;                   /* dispatch at the end of the turn */
+  bool no_memory;                  /* fail the waiters then */
+  mt_list failing, failing_leases; /* they are told in slices */
+  mt_defer failer;
   double blocked_since;      /* something is ready and finds no place; 0 */
   double quick_at;           /* when a quick statement was last sent */
   double clock_ms, clock_at; /* the queues' time: it stands in an outage */
@@ -100,8 +113,11 @@ struct mt_pool {
 void mt__pool_dispatch(mt_pool *p);
 /* Opens connections if waiting calls for it and the budget allows. */
 void mt__pool_grow(mt_pool *p);
-/* Fails everything queued with copies of err. */
+/* Fails everything queued with err, now. */
 void mt__pool_fail_waiters(mt_pool *p, const mt_error *err);
+void mt__failing_init(mt_pool *p);
+/* The same in slices of 2 ms, one in a turn of the loop. */
+void mt__pool_fail_slowly(mt_pool *p, const mt_error *err);
 /* A share has something to serve (again). */
 void mt__share_wake(mt_share *s);
 /* Fails with MT_E_POOL_EXHAUSTED, counts it and tells the share. */
@@ -174,11 +190,25 @@ bool mt__server_take(mt_server *s, mt_pool *p);
 void mt__server_give(mt_server *s);
 /* Is all of the budget open, and nothing on its way? */
 bool mt__server_full(const mt_server *s);
+/* Its pools look again whether they can have a connection. */
+void mt__server_wake(mt_server *s);
 /* A handshake of one of its pools has ended, well or badly. */
 void mt__server_connected(mt_server *s);
 /* The server has refused a connection with 53300. */
 void mt__server_too_many(mt_server *s);
 /* Sends the question for its limits over a fresh connection. */
 void mt__server_ask(mt_server *s, mt_conn *c);
+
+/* breaker.c: who may connect to a server that does not answer */
+
+/* Is it isolated, or known not to answer? */
+bool mt__breaker_waits(const mt_server *s);
+/* May the pool try to connect? If not yet, it is woken when it may. */
+bool mt__breaker_allows(mt_server *s, mt_pool *p);
+/* What a statement is told that may not even wait; NULL: it may. */
+mt_error *mt__breaker_refusal(const mt_server *s);
+void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err);
+void mt__breaker_answered(mt_server *s, mt_pool *p);
+void mt__breaker_free(mt_server *s);
 
 #endif

@@ -40,6 +40,7 @@ mt_server *mt_server_new(const char *name, int max) {
     return NULL;
   }
   s->max = max;
+  mt_breaker_options_init(&s->breaker);
   s->cap = max > 0 ? max : AUTO_START;
   return s;
 }
@@ -47,8 +48,13 @@ mt_server *mt_server_new(const char *name, int max) {
 void mt_server_free(mt_server *s) {
   if (!s) return;
   assert(s->pools.len == 0 && s->open == 0);
+  mt__breaker_free(s);
   mt_free(s->name);
   mt_free(s);
+}
+
+void mt_server_set_breaker(mt_server *s, const mt_breaker_options *o) {
+  s->breaker = *o;
 }
 
 int mt_server_open(const mt_server *s) { return s->open; }
@@ -78,8 +84,10 @@ bool mt__server_full(const mt_server *s) {
 
 bool mt__server_take(mt_server *s, mt_pool *p) {
   mt_slot *victim;
-  if (s->connecting >= MT_CONNECTING_MAX) return false;
-  if (s->open < s->cap) {
+  int cap = s->ramp > 0 && s->ramp < s->cap ? s->ramp : s->cap;
+  if (s->connecting >= MT_CONNECTING_MAX || !mt__breaker_allows(s, p))
+    return false;
+  if (s->open < cap) {
     s->open++;
     s->connecting++;
     return true;
@@ -92,7 +100,7 @@ bool mt__server_take(mt_server *s, mt_pool *p) {
   return false;
 }
 
-static void wake(mt_server *s) {
+void mt__server_wake(mt_server *s) {
   mt_node *n;
   for (n = s->pools.head; n; n = n->next) {
     mt_pool *p = mt_container(n, mt_pool, node);
@@ -104,13 +112,13 @@ static void wake(mt_server *s) {
 void mt__server_give(mt_server *s) {
   assert(s->open > 0);
   s->open--;
-  wake(s);
+  mt__server_wake(s);
 }
 
 void mt__server_connected(mt_server *s) {
   assert(s->connecting > 0);
   s->connecting--;
-  wake(s);
+  mt__server_wake(s);
 }
 
 void mt__server_too_many(mt_server *s) {

@@ -64,7 +64,9 @@ static void on_open(mt_conn *c) {
   s->idle_since = now;
   s->expires_at = now + p->opt.max_lifetime_ms * spread;
   p->connecting--;
+  p->server->live++;
   mt__server_connected(p->server);
+  mt__breaker_answered(p->server, p);
   p->epoch++;
   p->stats.opened++;
   if (++p->stats.open > p->stats.peak) p->stats.peak = p->stats.open;
@@ -81,6 +83,7 @@ static void count_close(mt_slot *s, const mt_error *err) {
   p->epoch++;
   if (s->open) {
     p->stats.open--;
+    p->server->live--;
     if (!err) return;
     p->stats.lost++;
     p->generation++;
@@ -104,7 +107,7 @@ static void on_close(mt_conn *c, const mt_error *err) {
   mt_free(s);
   mt__server_give(p->server);
   /* a dead server: everybody hears of it, nobody retries behind their back */
-  if (!was_open && err && p->stats.open == 0) mt__pool_fail_waiters(p, err);
+  if (!was_open && err && !p->closing) mt__breaker_failed(p->server, p, err);
   if (p->closing) {
     if (p->slots.len == 0)
       mt_defer_add(p->reactor, &p->closed, MT_DEFER_DELIVER);

@@ -14,6 +14,7 @@ struct mt_attempts {
   int attempt;     /* finished attempts */
   double started_at, delay_ms;
   mt_timer timer;
+  mt_sleeper sleeper; /* while the timer runs and the server does not answer */
   mt_defer start;
   mt_req *ping; /* in flight */
 };
@@ -58,6 +59,7 @@ static void end(mt_attempts *f, const mt_error *err) {
   mt_node *n;
   mt_list_take(&waiters, &f->waiters);
   mt_timer_del(&f->timer);
+  mt_sleeper_forget(&f->sleeper);
   mt_defer_del(&f->start);
   if (f->ping) f->ping->data = NULL; /* its answer finds nobody */
   t->flight = NULL;
@@ -106,7 +108,16 @@ static void gave_up(mt_attempts *f, const mt_error *err) {
 /* ---- retry --------------------------------------------------------------------------- */
 
 static void on_timer(mt_timer *timer) {
-  attempt(mt_container(timer, mt_attempts, timer));
+  mt_attempts *f = mt_container(timer, mt_attempts, timer);
+  mt_sleeper_forget(&f->sleeper);
+  attempt(f);
+}
+
+/* The server answers again: no reason to wait any longer. */
+static void on_answers(mt_sleeper *sl) {
+  mt_attempts *f = mt_container(sl, mt_attempts, sleeper);
+  mt_timer_del(&f->timer);
+  attempt(f);
 }
 
 static bool worth_it(mt_manager *m, const mt_error *err) {
@@ -139,6 +150,7 @@ static void failed(mt_attempts *f, const mt_error *err) {
   f->delay_ms = delay;
   if (!event(f, "connection_retry", err)) return;
   mt_timer_set(m->reactor, &f->timer, delay);
+  if (t->state == MT_TENANT_READY) mt_pool_sleep(t->entry->pool, &f->sleeper);
 }
 
 /* ---- one attempt: route, then ping ------------------------------------------------------ */
@@ -206,6 +218,7 @@ static bool take_off(mt_tenant *t) {
   f->started_at = mt_reactor_now(t->manager->reactor);
   f->timer.cb = on_timer;
   f->start.cb = on_start;
+  f->sleeper.wake = on_answers;
   t->flight = f;
   mt_defer_add(t->manager->reactor, &f->start, MT_DEFER_DELIVER);
   return true;

@@ -40,6 +40,7 @@ void mt_manager_config_init(mt_manager_config *c) {
                            .max_pools = 10000,
                            .pool_ttl_ms = 3600000,
                            .search_path = path};
+  mt_breaker_options_init(&c->breaker);
 }
 
 static int copy_path(mt_manager *m, const char *const *path) {

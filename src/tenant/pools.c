@@ -32,6 +32,7 @@ static mt_server *server_for(mt_manager *m, const char *name) {
     mt_free(e);
     return NULL;
   }
+  mt_server_set_breaker(e->server, &m->cfg.breaker);
 #undef uthash_nonfatal_oom
 #define uthash_nonfatal_oom(obj) failed = true
   HASH_ADD_KEYPTR(hh, m->servers, e->name, len, e);
@@ -158,4 +159,29 @@ void mt__pools_free(mt_manager *m) {
     mt_server_free(s->server);
     mt_free(s);
   }
+}
+
+static mt_server *find_server(const mt_manager *m, const char *name) {
+  mt_server_entry *e;
+  HASH_FIND(hh, m->servers, name, strlen(name), e);
+  return e ? e->server : NULL;
+}
+
+bool mt_manager_isolate(mt_manager *m, const char *server) {
+  mt_server *s = find_server(m, server);
+  if (s) mt_server_isolate(s);
+  return s;
+}
+
+bool mt_manager_close_breaker(mt_manager *m, const char *server) {
+  mt_server *s = find_server(m, server);
+  if (s) mt_server_close_breaker(s);
+  return s;
+}
+
+bool mt_manager_breaker(const mt_manager *m, const char *server,
+                        mt_breaker_state *out) {
+  const mt_server *s = find_server(m, server);
+  if (s) *out = mt_server_breaker_state(s);
+  return s;
 }

@@ -108,6 +108,11 @@ bool mt_manager_evict(mt_manager *m, const char *id, const char *reason);
 /* Closes the connections of the tenant's pool, those in use once they are
  * free. False: there is no such entry, or it has no route yet. */
 bool mt_manager_retire(mt_manager *m, const char *id);
+/* The breaker of a server by its name; false: no pool has used it yet. */
+bool mt_manager_isolate(mt_manager *m, const char *server);
+bool mt_manager_close_breaker(mt_manager *m, const char *server);
+bool mt_manager_breaker(const mt_manager *m, const char *server,
+                        mt_breaker_state *out);
 /* Unsafe, for tests: pools made from now on reset nothing. */
 void mt_manager_keep_sessions(mt_manager *m);
 /* A random number in [0, 1) of the manager's generator. */

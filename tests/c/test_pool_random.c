@@ -53,7 +53,8 @@ static int jobs_of(world *w, const mt_lodger *t) {
   for (i = 0; i < JOBS; i++) {
     const mt_req *req = w->jobs[i].job.req;
     if (w->jobs[i].t != t || !req || w->jobs[i].job.done) continue;
-    n += req->owner == &t->share && req->node.list != &t->share.reqs;
+    n += req->owner == &t->share && req->node.list != &t->share.reqs &&
+         req->node.list != &t->share.pool->failing;
   }
   return n;
 }

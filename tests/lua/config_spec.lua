@@ -83,6 +83,8 @@ describe("defaults", function()
         mode = "shared",
       },
       rate_limit = {},
+      breaker = { failure_threshold = 1, initial_delay_ms = 100,
+                  max_delay_ms = 1000, fail_fast = false },
       hooks = {},
       debug = {
         enabled = false, log_queries = true, log_pool_events = true,

@@ -218,9 +218,10 @@ describe("a connection", function()
 
   it("fails a plain query at once, without tries of its own", env.in_task(
     function()
-      local manager = env.manager({ connection = {
-        url = url("mtenant", nil, nil, 1),
-      } })
+      local manager = env.manager({
+        connection = { url = url("mtenant", nil, nil, 1) },
+        breaker = { initial_delay_ms = 0 },
+      })
       local db = assert(manager:get_db("acme"))
       for _, run in ipairs({
         function() return db:query("SELECT 1") end,

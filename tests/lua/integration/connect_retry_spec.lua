@@ -7,7 +7,8 @@ local DOWN = "postgresql://mtenant@127.0.0.1:1/mtenant" -- nobody listens there
 
 
 local function down(retry, more)
-  local overrides = { connection = { url = DOWN, retry = retry } }
+  local overrides = { connection = { url = DOWN, retry = retry },
+                      breaker = { initial_delay_ms = 0 } } -- no pause of its own
   for key, value in pairs(more or {}) do overrides[key] = value end
   return env.manager(overrides)
 end

@@ -1,0 +1,52 @@
+--- Servers as a manager sees them: their breakers, by hand.
+-- A server is named as errors name it: "host:port", or a list of them.
+
+local errors = require "mtenant.errors"
+
+
+local M = {}
+
+
+local function check_name(server, what)
+  if type(server) == "string" then return end
+  errors.misuse(3, "%s: server must be a string such as err.server, got %s",
+                what, type(server))
+end
+
+
+--- Adds the methods to a manager's.
+---@param methods mtenant.TenantManager
+function M.install(methods)
+
+  --- Keeps everybody from a server until `close`: who waits for it and who
+  --- comes fails with code "breaker_open", its connections go as soon as they
+  --- are free. What runs goes on.
+  ---@param server string
+  ---@return boolean  false: this manager has not used such a server
+  function methods:isolate(server)
+    check_name(server, "isolate")
+    return not self._over and self._core:isolate(server)
+  end
+
+
+  --- Closes a server's breaker, isolated or not: it is tried at once.
+  ---@param server string
+  ---@return boolean  false: this manager has not used such a server
+  function methods:close(server)
+    check_name(server, "close")
+    return not self._over and self._core:close_breaker(server)
+  end
+
+
+  --- Whether a server answers, as far as is known.
+  ---@param server string
+  ---@return string|nil state  "closed": it does; "open": it does not;
+  --- "half_open": somebody tries; "isolated"; nil: not used
+  function methods:breaker_state(server)
+    check_name(server, "breaker_state")
+    return self._core:breaker_state(server)
+  end
+end
+
+
+return M

@@ -1,0 +1,171 @@
+/*
+ * One breaker per server: while it does not answer, one connection attempt at
+ * a time probes it, with a delay that grows; everybody else waits for what that
+ * finds. See pool_priv.h and docs/design.md, "Breaker".
+ */
+#include <math.h>
+
+#include "base/alloc.h"
+#include "pool/pool_priv.h"
+
+#define JITTER 0.25  /* probes of several processes spread */
+#define SLICE_MS 2.0 /* of waking, in one turn of the loop */
+#define RAMP_NONE 0  /* the budget alone decides */
+
+void mt_breaker_options_init(mt_breaker_options *o) {
+  *o = (mt_breaker_options){
+      .failure_threshold = 1, .initial_delay_ms = 100, .max_delay_ms = 1000};
+}
+
+/* ---- state ------------------------------------------------------------------ */
+
+static bool is_open(const mt_server *s) {
+  return s->failures >= s->breaker.failure_threshold && s->live == 0;
+}
+
+bool mt__breaker_waits(const mt_server *s) { return s->isolated || is_open(s); }
+
+static double delay_of(mt_server *s, mt_pool *p) {
+  const mt_breaker_options *o = &s->breaker;
+  int n = s->failures - o->failure_threshold;
+  double ms = o->initial_delay_ms * pow(2, n < 30 ? n : 30);
+  if (ms > o->max_delay_ms) ms = o->max_delay_ms;
+  if (o->break_duration_ms > 0) ms = o->break_duration_ms;
+  return ms * (1 + JITTER * mt_rand_unit(&p->rand));
+}
+
+static void on_time(mt_timer *t) {
+  mt__server_wake(mt_container(t, mt_server, probe_timer));
+}
+
+bool mt__breaker_allows(mt_server *s, mt_pool *p) {
+  double now;
+  if (s->isolated) return false;
+  if (!is_open(s)) return true;
+  if (s->connecting > 0) return false;
+  now = mt_reactor_now(p->reactor);
+  if (now >= s->probe_at) return true;
+  s->probe_timer.cb = on_time;
+  if (!s->probe_timer.active)
+    mt_timer_set(p->reactor, &s->probe_timer, s->probe_at - now);
+  return false;
+}
+
+mt_error *mt__breaker_refusal(const mt_server *s) {
+  mt_error *e;
+  bool fast = s->breaker.fail_fast && is_open(s);
+  if (!s->isolated && !fast) return NULL;
+  e = s->isolated
+          ? mt_error_new(MT_E_BREAKER_OPEN, "server %s is isolated", s->name)
+          : mt_error_new(MT_E_BREAKER_OPEN, "server %s does not answer: %s",
+                         s->name, s->cause ? s->cause->message : "?");
+  mt_error_set_server(e, s->name);
+  if (e->refs) e->retryable = true; /* it was not sent */
+  return e;
+}
+
+/* ---- what attempts find ------------------------------------------------------- */
+
+/* Waiters of all pools that have no connection, and none on its way, hear it
+ * at once: the probe was theirs too. */
+static void tell_waiters(mt_server *s, const mt_error *err) {
+  mt_node *n, *next;
+  for (n = s->pools.head; n; n = next) {
+    mt_pool *p = mt_container(n, mt_pool, node);
+    next = n->next;
+    if (p->stats.open == 0 && p->connecting == 0 && !p->closing)
+      mt__pool_fail_slowly(p, err);
+  }
+}
+
+void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
+  if (!err->retryable) { /* it answers, if only to say no */
+    if (p->stats.open == 0) mt__pool_fail_slowly(p, err);
+    return;
+  }
+  if (s->live > 0) return;
+  s->failures++;
+  mt_error_unref(s->cause);
+  s->cause = mt_error_ref(err);
+  s->ramp = 1;
+  s->probe_at = mt_reactor_now(p->reactor) + delay_of(s, p);
+  mt_timer_del(&s->probe_timer);
+  tell_waiters(s, err);
+}
+
+static void on_wake(mt_defer *d) {
+  mt_server *s = mt_container(d, mt_server, waker);
+  double until = mt_reactor_now(s->reactor) + SLICE_MS;
+  mt_node *n;
+  while ((n = mt_list_pop(&s->sleepers))) {
+    mt_sleeper *sl = mt_container(n, mt_sleeper, node);
+    sl->wake(sl);
+    if (mt_reactor_now(s->reactor) >= until) break;
+  }
+  if (s->sleepers.len) mt_defer_add(s->reactor, &s->waker, MT_DEFER_DELIVER);
+}
+
+static void wake_sleepers(mt_server *s) {
+  s->waker.cb = on_wake;
+  if (s->sleepers.len) mt_defer_add(s->reactor, &s->waker, MT_DEFER_DELIVER);
+}
+
+void mt__breaker_answered(mt_server *s, mt_pool *p) {
+  s->reactor = p->reactor;
+  if (s->ramp != RAMP_NONE) s->ramp = s->ramp * 2 < s->cap ? s->ramp * 2 : 0;
+  if (s->failures == 0) return;
+  s->failures = 0;
+  mt_error_unref(s->cause);
+  s->cause = NULL;
+  mt_timer_del(&s->probe_timer);
+  wake_sleepers(s);
+  mt__server_wake(s);
+}
+
+bool mt_pool_sleep(mt_pool *p, mt_sleeper *sl) {
+  mt_server *s = p->server;
+  if (!mt__breaker_waits(s) || mt_node_linked(&sl->node)) return false;
+  s->reactor = p->reactor;
+  mt_list_push(&s->sleepers, &sl->node);
+  return true;
+}
+
+void mt_sleeper_forget(mt_sleeper *sl) { mt_node_unlink(&sl->node); }
+
+/* ---- by hand -------------------------------------------------------------------- */
+
+void mt_server_isolate(mt_server *s) {
+  mt_node *n;
+  mt_error *err;
+  s->isolated = true;
+  err = mt__breaker_refusal(s);
+  for (n = s->pools.head; n; n = n->next) {
+    mt_pool *p = mt_container(n, mt_pool, node);
+    if (p->closing) continue;
+    mt__pool_fail_slowly(p, err);
+    mt_pool_retire_all(p);
+  }
+  mt_error_unref(err);
+}
+
+void mt_server_close_breaker(mt_server *s) {
+  s->isolated = false;
+  s->failures = 0;
+  s->ramp = RAMP_NONE;
+  mt_timer_del(&s->probe_timer);
+  wake_sleepers(s);
+  mt__server_wake(s);
+}
+
+mt_breaker_state mt_server_breaker_state(const mt_server *s) {
+  if (s->isolated) return MT_BREAKER_ISOLATED;
+  if (!is_open(s)) return MT_BREAKER_CLOSED;
+  return s->connecting > 0 ? MT_BREAKER_HALF_OPEN : MT_BREAKER_OPEN;
+}
+
+void mt__breaker_free(mt_server *s) {
+  assert(s->sleepers.len == 0);
+  mt_timer_del(&s->probe_timer);
+  mt_defer_del(&s->waker);
+  mt_error_unref(s->cause);
+}
