@@ -109,7 +109,8 @@ function pipe_methods:query(sql, ...)
     params = pack(...)
     n = params.n
   end
-  local slot, err, keyword = self.on:_start(sql, as, timeout_ms, json,
+  local slot, err, keyword = self.on:_start(sql, as + statement.PIPELINED,
+                                            timeout_ms, json,
                                             unpack(params, 1, n))
   if slot == false then statement.refuse(err, keyword, 2) end
   -- what raises has no future that anybody could wait for

@@ -34,7 +34,8 @@ local KNOWN = { sql = true, params = true, timeout_ms = true, as = true,
                 json = true, idempotent = true }
 
 
-local M = { ROWS = ROWS, ARRAYS = ARRAYS, LAZY = LAZY }
+-- PIPELINED is added to one of the others.
+local M = { ROWS = ROWS, ARRAYS = ARRAYS, LAZY = LAZY, PIPELINED = 16 }
 
 
 --- A message of what a pooler in transaction mode can't do.

@@ -58,6 +58,7 @@ static int query(lua_State *L) {
   mt_tenant *t = check_tenant(L);
   mt_manager *m = t->manager;
   int as = (int)luaL_checkinteger(L, 3);
+  unsigned flags = MT_REQ_SCOPE;
   double timeout = luaL_optnumber(L, 4, 0);
   bool json = lua_toboolean(L, 5);
   mt_error *err = NULL;
@@ -79,7 +80,8 @@ static int query(lua_State *L) {
     return 3;
   }
   live = mt_tenant_live(t, &err);
-  req = live ? mt_req_new(MT_REQ_SCOPE, NULL, sql) : NULL;
+  if (as & MT_AS_PIPELINED) flags |= MT_REQ_PIPELINED;
+  req = live ? mt_req_new(flags, NULL, sql) : NULL;
   mt_sql_unref(sql);
   if (!req || mt_req_set_params(req, params.n, params.values, params.lens)) {
     mt_req_free(req);
@@ -87,7 +89,7 @@ static int query(lua_State *L) {
   }
   op = mt_op_new(L, MT_OP_QUERY);
   op->tenant = mt_tenant_ref(live);
-  op->as = (mt_as)as;
+  op->as = (mt_as)(as & MT_AS_KIND);
   op->json = json;
   req->timeout_ms = timeout;
   mt_query_wire(op, req);

@@ -149,7 +149,7 @@ static int query(lua_State *L) {
   req->timeout_ms = timeout;
   op = submit(L, u, req, &err);
   if (!op) return mt_lua_fail(L, err, name_of(u));
-  op->as = (mt_as)luaL_checkinteger(L, 3);
+  op->as = (mt_as)(luaL_checkinteger(L, 3) & MT_AS_KIND);
   op->json = lua_toboolean(L, 5);
   return mt_op_push_slot(L, op);
 }

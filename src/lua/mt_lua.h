@@ -32,6 +32,8 @@ typedef enum mt_op_kind {
 
 /* How rows are handed out. Order as in lua/mtenant/db.lua. */
 typedef enum mt_as { MT_AS_ROWS, MT_AS_ARRAYS, MT_AS_LAZY } mt_as;
+/* Beside one of these: part of a pipeline that the user asked for. */
+enum { MT_AS_KIND = 15, MT_AS_PIPELINED = 16 };
 
 typedef struct mt_manager_ud {
   mt_rt *rt;

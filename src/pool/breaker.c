@@ -79,11 +79,10 @@ static void tell_waiters(mt_server *s, const mt_error *err) {
 }
 
 void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
-  if (!err->retryable) { /* it answers, if only to say no */
+  if (!err->retryable || s->live > 0) { /* it answers, if only to say no */
     if (p->stats.open == 0) mt__pool_fail_slowly(p, err);
     return;
   }
-  if (s->live > 0) return;
   s->failures++;
   mt_error_unref(s->cause);
   s->cause = mt_error_ref(err);

@@ -57,7 +57,8 @@ bool mt__pool_has_ready(const mt_pool *p) {
 }
 
 bool mt__pool_express(const mt_pool *p, double now) {
-  return p->quick_at > 0 && now - p->quick_at < MT_EXPRESS_MS;
+  return p->ready[MT_QUICK].len > 0 ||
+         (p->quick_at > 0 && now - p->quick_at < MT_EXPRESS_MS);
 }
 
 /* Still in the right line? Its history has gone on, its leases have used its

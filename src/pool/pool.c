@@ -65,11 +65,27 @@ static bool leaves_express(const mt_pool *p, double now) {
   return free > 1 || plain <= 1;
 }
 
+/* Its tenant has asked for a pipeline: it goes behind its own, however slow
+ * they are. NULL: it asked for none, or none of it is under way. */
+static mt_slot *behind_its_own(mt_pool *p, const mt_share *share) {
+  const mt_req *req = mt_container(share->reqs.head, mt_req, node);
+  mt_node *n;
+  if (!(req->flags & MT_REQ_PIPELINED)) return NULL;
+  for (n = p->slots.head; n; n = n->next) {
+    mt_slot *s = mt_container(n, mt_slot, node);
+    if (s->alone > 0 && s->alone_for == share && mt__slot_is_plain(s) &&
+        mt_conn_depth(s->conn) < MT_DEPTH_MAX)
+      return s;
+  }
+  return NULL;
+}
+
 /* Home, unless it is much busier than others or stuck behind something slow.
  * NULL: better to wait in the pool, where any connection may take it. */
 static mt_slot *choose(mt_pool *p, mt_share *share, mt_pace pace, double now) {
   mt_slot *home = home_of(p, share), *other;
   size_t depth, slack = pace == MT_QUICK ? MT_HOME_SLACK : 1;
+  if ((other = behind_its_own(p, share))) return other;
   if (pace == MT_SLOW && !leaves_express(p, now)) return NULL;
   if (home && !usable(home, now)) home = NULL;
   depth = home ? mt_conn_depth(home->conn) : 0;
@@ -105,6 +121,7 @@ static void arrive(mt_slot *s, mt_req *req) {
   req->alone = mt__req_alone(req);
   s->ahead_ms += req->cost_ms;
   s->alone += req->alone;
+  if (req->alone) s->alone_for = req->owner;
 }
 
 static void leave(mt_req *req) {
@@ -139,13 +156,17 @@ static bool serve_one(mt_pool *p, mt_pace pace, double now) {
   return s;
 }
 
-/* One of either kind at a time, so that neither starves the other. */
+/* The kind that was not served last comes first: where there is room for one
+ * at a time, neither starves the other. */
 static void dispatch_ready(mt_pool *p) {
   double now = mt_reactor_now(p->reactor);
-  bool more = true;
-  while (more) {
-    more = serve_one(p, MT_SLOW, now);
-    more = serve_one(p, MT_QUICK, now) || more;
+  mt_pace other = p->served == MT_SLOW ? MT_QUICK : MT_SLOW;
+  for (;;) {
+    if (serve_one(p, other, now))
+      p->served = other;
+    else if (!serve_one(p, p->served, now))
+      break;
+    other = p->served == MT_SLOW ? MT_QUICK : MT_SLOW;
   }
   if (!mt__pool_has_ready(p))
     p->blocked_since = 0;

@@ -63,8 +63,9 @@ struct mt_slot {
   bool retiring; /* takes nothing new, closes when quiet */
   mt_lease *lease;
   mt_lease *reserved; /* drains for this lease */
-  int alone;          /* requests there that nothing may queue behind: 0 or 1 */
-  double ahead_ms;    /* what those there may take, in sum */
+  int alone;          /* requests there that others may not queue behind */
+  const mt_share *alone_for; /* its share: its own pipeline may */
+  double ahead_ms;           /* what those there may take, in sum */
   uint64_t salt;
   double expires_at, idle_since;
   int touched;
@@ -81,6 +82,7 @@ struct mt_pool {
   void *data;
   mt_list slots;
   mt_list ready[2];      /* shares that may be served, by mt_pace */
+  mt_pace served;        /* last */
   mt_list throttled;     /* shares that their rate limit holds back */
   mt_list waiting;       /* shares with something queued */
   mt_list lease_waiters; /* leases, FIFO */
@@ -136,7 +138,7 @@ mt_share *mt__fair_next(mt_pool *p, mt_pace pace);
 /* The one that is next was served a request of that cost. */
 void mt__fair_charge(mt_share *s, double cost_ms);
 bool mt__pool_has_ready(const mt_pool *p);
-/* Were there quick statements just now? */
+/* Are there quick statements, or were there just now? */
 bool mt__pool_express(const mt_pool *p, double now);
 /* May it send something now, as far as its rate goes? */
 bool mt__rate_allows(const mt_share *s, double now);

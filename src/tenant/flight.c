@@ -15,8 +15,8 @@ struct mt_attempts {
   double started_at, delay_ms;
   mt_timer timer;
   mt_sleeper sleeper; /* while the timer runs and the server does not answer */
-  mt_defer start;
-  mt_req *ping; /* in flight */
+  mt_node turn;       /* in manager->attempts: its next attempt is due */
+  mt_req *ping;       /* in flight */
 };
 
 struct mt_flight {
@@ -60,7 +60,7 @@ static void end(mt_attempts *f, const mt_error *err) {
   mt_list_take(&waiters, &f->waiters);
   mt_timer_del(&f->timer);
   mt_sleeper_forget(&f->sleeper);
-  mt_defer_del(&f->start);
+  mt_node_unlink(&f->turn);
   if (f->ping) f->ping->data = NULL; /* its answer finds nobody */
   t->flight = NULL;
   mt_free(f);
@@ -107,17 +107,40 @@ static void gave_up(mt_attempts *f, const mt_error *err) {
 
 /* ---- retry --------------------------------------------------------------------------- */
 
+#define SLICE_MS 2.0
+
+/* Thousands may be due at once: so many as fit into a slice, in each turn of
+ * the loop. */
+void mt__flights_start(mt_defer *d) {
+  mt_manager *m = mt_container(d, mt_manager, starter);
+  double until = mt_reactor_now(m->reactor) + SLICE_MS;
+  mt_node *n;
+  m->refs++;
+  while ((n = mt_list_pop(&m->attempts))) {
+    attempt(mt_container(n, mt_attempts, turn));
+    if (mt_reactor_now(m->reactor) >= until) break;
+  }
+  if (m->attempts.len) mt_defer_add(m->reactor, &m->starter, MT_DEFER_DELIVER);
+  mt__manager_unref(m);
+}
+
+static void take_turn(mt_attempts *f) {
+  mt_manager *m = f->tenant->manager;
+  if (!mt_node_linked(&f->turn)) mt_list_push(&m->attempts, &f->turn);
+  mt_defer_add(m->reactor, &m->starter, MT_DEFER_DELIVER);
+}
+
 static void on_timer(mt_timer *timer) {
   mt_attempts *f = mt_container(timer, mt_attempts, timer);
   mt_sleeper_forget(&f->sleeper);
-  attempt(f);
+  take_turn(f);
 }
 
 /* The server answers again: no reason to wait any longer. */
 static void on_answers(mt_sleeper *sl) {
   mt_attempts *f = mt_container(sl, mt_attempts, sleeper);
   mt_timer_del(&f->timer);
-  attempt(f);
+  take_turn(f);
 }
 
 static bool worth_it(mt_manager *m, const mt_error *err) {
@@ -188,7 +211,7 @@ static void ping(mt_attempts *f) {
 }
 
 void mt__flight_routed(mt_attempts *f, const mt_error *err) {
-  if (f->ping || f->timer.active || mt_node_linked(&f->start.node)) return;
+  if (f->ping || f->timer.active || mt_node_linked(&f->turn)) return;
   if (err)
     failed(f, err);
   else if (f->tenant->state == MT_TENANT_READY)
@@ -205,10 +228,6 @@ static void attempt(mt_attempts *f) {
   }
 }
 
-static void on_start(mt_defer *d) {
-  attempt(mt_container(d, mt_attempts, start));
-}
-
 /* ---- joining -------------------------------------------------------------------------------- */
 
 static bool take_off(mt_tenant *t) {
@@ -217,10 +236,9 @@ static bool take_off(mt_tenant *t) {
   f->tenant = t;
   f->started_at = mt_reactor_now(t->manager->reactor);
   f->timer.cb = on_timer;
-  f->start.cb = on_start;
   f->sleeper.wake = on_answers;
   t->flight = f;
-  mt_defer_add(t->manager->reactor, &f->start, MT_DEFER_DELIVER);
+  take_turn(f);
   return true;
 }
 

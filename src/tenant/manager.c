@@ -72,6 +72,7 @@ static void manager_fini(mt_manager *m) {
   char **p;
   mt_timer_del(&m->sweep);
   mt_defer_del(&m->disposed_defer);
+  mt_defer_del(&m->starter);
   mt__pools_free(m);
   mt_endpoint_unref(m->endpoint);
   mt_sql_table_free(m->sqls);
@@ -108,6 +109,7 @@ int mt_manager_new(mt_reactor *r, const mt_manager_config *config,
   m->data = data;
   m->sweep.cb = on_sweep;
   m->disposed_defer.cb = on_disposed;
+  m->starter.cb = mt__flights_start;
   rc = copy_config(m, config, err);
   if (rc != MT_OK) {
     manager_fini(m);

@@ -37,6 +37,8 @@ struct mt_manager {
   mt_sql_table *sqls;
   uint32_t next_scope;
   mt_rand rand;
+  mt_list attempts; /* of flights, that are due */
+  mt_defer starter;
   mt_timer sweep;
   bool disposing, disposed;
   int pools_closing;
@@ -69,6 +71,8 @@ void mt__route_drop(mt_tenant *t);
 void mt__route_forget_question(mt_tenant *t);
 
 /* flight.c */
+/* manager->starter's callback. */
+void mt__flights_start(mt_defer *d);
 void mt__flight_routed(mt_attempts *f, const mt_error *err);
 /* Ends the flight with err for all of its waiters. */
 void mt__flight_abort(mt_attempts *f, const mt_error *err);

@@ -36,7 +36,7 @@ describe("fairness", function()
       return mtenant.now_ms() - started
     end)
     assert.is_nil(errs and tostring(select(2, next(errs))))
-    assert.is_true(done < 300, "the noise was served first: " .. done)
+    assert.is_true(done < 200, "the noise was served first: " .. done)
     for _, t in ipairs(noise) do t:cancel() end
   end))
 

@@ -272,8 +272,13 @@ describe("a server that dies", function()
     local manager = env.manager({ connection = { max_connections = 1 } }, server)
     local acme = assert(manager:get_db_async("acme"))
     local globex = assert(manager:get_db_async("globex"))
-    local head = mtenant.spawn(acme.query, acme,
-                               "INSERT INTO items SELECT 1 FROM pg_sleep(30)")
+    -- both are known to be quick: one is sent behind the other
+    local slow = "INSERT INTO items SELECT 1 FROM pg_sleep($1)"
+    for _ = 1, 8 do
+      env.must(acme:query(slow, 0))
+      env.must(globex:query("INSERT INTO items VALUES (1)"))
+    end
+    local head = mtenant.spawn(acme.query, acme, slow, 30)
     local behind = mtenant.spawn(globex.query, globex, "INSERT INTO items VALUES (1)")
     backend_of("state = 'active' AND query ~ 'pg_sleep'", server)
     server:restart("kill")
