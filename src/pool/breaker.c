@@ -8,9 +8,8 @@
 #include "base/alloc.h"
 #include "pool/pool_priv.h"
 
-#define JITTER 0.25  /* probes of several processes spread */
-#define SLICE_MS 2.0 /* of waking, in one turn of the loop */
-#define RAMP_NONE 0  /* the budget alone decides */
+#define JITTER 0.25 /* probes of several processes spread */
+#define RAMP_NONE 0 /* the budget alone decides */
 
 void mt_breaker_options_init(mt_breaker_options *o) {
   *o = (mt_breaker_options){
@@ -92,25 +91,15 @@ void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
   tell_waiters(s, err);
 }
 
-static void on_wake(mt_defer *d) {
-  mt_server *s = mt_container(d, mt_server, waker);
-  double until = mt_reactor_now(s->reactor) + SLICE_MS;
+static void wake_sleepers(mt_server *s) {
   mt_node *n;
   while ((n = mt_list_pop(&s->sleepers))) {
     mt_sleeper *sl = mt_container(n, mt_sleeper, node);
     sl->wake(sl);
-    if (mt_reactor_now(s->reactor) >= until) break;
   }
-  if (s->sleepers.len) mt_defer_add(s->reactor, &s->waker, MT_DEFER_DELIVER);
 }
 
-static void wake_sleepers(mt_server *s) {
-  s->waker.cb = on_wake;
-  if (s->sleepers.len) mt_defer_add(s->reactor, &s->waker, MT_DEFER_DELIVER);
-}
-
-void mt__breaker_answered(mt_server *s, mt_pool *p) {
-  s->reactor = p->reactor;
+void mt__breaker_answered(mt_server *s) {
   if (s->ramp != RAMP_NONE) s->ramp = s->ramp * 2 < s->cap ? s->ramp * 2 : 0;
   if (s->failures == 0) return;
   s->failures = 0;
@@ -124,7 +113,6 @@ void mt__breaker_answered(mt_server *s, mt_pool *p) {
 bool mt_pool_sleep(mt_pool *p, mt_sleeper *sl) {
   mt_server *s = p->server;
   if (!mt__breaker_waits(s) || mt_node_linked(&sl->node)) return false;
-  s->reactor = p->reactor;
   mt_list_push(&s->sleepers, &sl->node);
   return true;
 }
@@ -165,6 +153,5 @@ mt_breaker_state mt_server_breaker_state(const mt_server *s) {
 void mt__breaker_free(mt_server *s) {
   assert(s->sleepers.len == 0);
   mt_timer_del(&s->probe_timer);
-  mt_defer_del(&s->waker);
   mt_error_unref(s->cause);
 }

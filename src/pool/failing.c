@@ -5,8 +5,6 @@
 #include "base/alloc.h"
 #include "pool/pool_priv.h"
 
-#define SLICE_MS 2.0
-
 /* They are counted: nobody takes their share for idle. */
 static void condemn_share(mt_share *s, const mt_error *err) {
   mt_pool *p = s->pool;
@@ -38,7 +36,8 @@ static void condemn(mt_pool *p, const mt_error *err) {
 }
 
 /* False: there was none. */
-static bool tell_one(mt_pool *p) {
+static bool tell_one(void *pool) {
+  mt_pool *p = pool;
   mt_node *n = mt_list_pop(&p->failing_leases);
   if (n) {
     mt_lease *l = mt_container(n, mt_lease, node);
@@ -60,10 +59,7 @@ static bool tell_one(mt_pool *p) {
 
 static void on_failer(mt_defer *d) {
   mt_pool *p = mt_container(d, mt_pool, failer);
-  double until = mt_reactor_now(p->reactor) + SLICE_MS;
-  while (tell_one(p) && mt_reactor_now(p->reactor) < until) continue;
-  if (p->failing.len || p->failing_leases.len)
-    mt_defer_add(p->reactor, &p->failer, MT_DEFER_DELIVER);
+  mt_reactor_slice(p->reactor, d, tell_one, p);
 }
 
 void mt__pool_fail_waiters(mt_pool *p, const mt_error *err) {

@@ -112,7 +112,8 @@ void mt_server_close_breaker(mt_server *s);
 int mt_server_open(const mt_server *s);
 int mt_server_cap(const mt_server *s);
 
-/* Somebody who would wait for a while before he tries again. */
+/* Somebody who would wait for a while before he tries again. Thousands may be
+ * woken at once: they only queue what they have to do. */
 typedef struct mt_sleeper {
   mt_node node;
   void (*wake)(struct mt_sleeper *sl);

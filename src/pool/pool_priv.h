@@ -49,9 +49,7 @@ struct mt_server {
   bool isolated;
   double probe_at; /* not before, while the breaker is open */
   mt_timer probe_timer;
-  mt_reactor *reactor;
   mt_list sleepers;
-  mt_defer waker;
   mt_list pools; /* all */
 };
 
@@ -118,7 +116,7 @@ void mt__pool_grow(mt_pool *p);
 /* Fails everything queued with err, now. */
 void mt__pool_fail_waiters(mt_pool *p, const mt_error *err);
 void mt__failing_init(mt_pool *p);
-/* The same in slices of 2 ms, one in a turn of the loop. */
+/* The same in slices, one in a turn of the loop. */
 void mt__pool_fail_slowly(mt_pool *p, const mt_error *err);
 /* A share has something to serve (again). */
 void mt__share_wake(mt_share *s);
@@ -210,7 +208,7 @@ bool mt__breaker_allows(mt_server *s, mt_pool *p);
 /* What a statement is told that may not even wait; NULL: it may. */
 mt_error *mt__breaker_refusal(const mt_server *s);
 void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err);
-void mt__breaker_answered(mt_server *s, mt_pool *p);
+void mt__breaker_answered(mt_server *s);
 void mt__breaker_free(mt_server *s);
 
 #endif

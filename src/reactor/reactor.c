@@ -66,6 +66,18 @@ void mt_defer_add(mt_reactor *r, mt_defer *d, mt_defer_phase phase) {
 
 void mt_defer_del(mt_defer *d) { mt_node_unlink(&d->node); }
 
+#define SLICE_MS 2.0
+
+void mt_reactor_slice(mt_reactor *r, mt_defer *d, bool (*one)(void *data),
+                      void *data) {
+  double until = mt_reactor_now(r) + SLICE_MS;
+  while (one(data)) {
+    if (mt_reactor_now(r) < until) continue;
+    mt_defer_add(r, d, MT_DEFER_DELIVER);
+    return;
+  }
+}
+
 /* What its callbacks queue in the same phase waits for the next round, else
  * two of them could keep the loop from its sockets for ever. */
 static void run_phase(mt_reactor *r, mt_defer_phase phase) {

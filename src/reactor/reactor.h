@@ -83,6 +83,12 @@ void mt_timer_del(mt_timer *t);
 void mt_defer_add(mt_reactor *r, mt_defer *d, mt_defer_phase phase);
 void mt_defer_del(mt_defer *d);
 
+/* Work of which there may be much: calls one(data) until it returns false, for
+ * there is nothing left, or 2 ms are over; then d runs again in the next turn,
+ * after the sockets. */
+void mt_reactor_slice(mt_reactor *r, mt_defer *d, bool (*one)(void *data),
+                      void *data);
+
 /* For implementations: runs the queued phases once, in order; true if more
  * was queued meanwhile, so the loop must not block. */
 bool mt_reactor_end_turn(mt_reactor *r);

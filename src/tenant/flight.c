@@ -107,20 +107,17 @@ static void gave_up(mt_attempts *f, const mt_error *err) {
 
 /* ---- retry --------------------------------------------------------------------------- */
 
-#define SLICE_MS 2.0
+static bool attempt_one(void *manager) {
+  mt_node *n = mt_list_pop(&((mt_manager *)manager)->attempts);
+  if (n) attempt(mt_container(n, mt_attempts, turn));
+  return n != NULL;
+}
 
-/* Thousands may be due at once: so many as fit into a slice, in each turn of
- * the loop. */
+/* Thousands may be due at once. */
 void mt__flights_start(mt_defer *d) {
   mt_manager *m = mt_container(d, mt_manager, starter);
-  double until = mt_reactor_now(m->reactor) + SLICE_MS;
-  mt_node *n;
   m->refs++;
-  while ((n = mt_list_pop(&m->attempts))) {
-    attempt(mt_container(n, mt_attempts, turn));
-    if (mt_reactor_now(m->reactor) >= until) break;
-  }
-  if (m->attempts.len) mt_defer_add(m->reactor, &m->starter, MT_DEFER_DELIVER);
+  mt_reactor_slice(m->reactor, d, attempt_one, m);
   mt__manager_unref(m);
 }
 
