@@ -45,8 +45,12 @@ local function target(self, id)
       'the route of tenant "%s" has a url: its database is made there, by a '
       .. "manager of that server", id), { tenant_id = id })
   end
-  err = routing.database_problem(id, route.database)
-  if err then return nil, err end
+  local problem = core.database_problem(route.database)
+  if problem then
+    return nil, errors.new("invalid_tenant_id", string.format(
+      'tenant "%s" can\'t have the database "%s": it %s', id,
+      schema.printable(route.database, 80), problem), { tenant_id = id })
+  end
   return db, route.database
 end
 
@@ -72,11 +76,6 @@ local function create_database(self, id, opts)
   if not db then return nil, name end
   local ok, err = db:query(create_sql(name, opts))
   if not ok then return nil, err end
-  if self._config.connection.pooler then -- no startup option gets there
-    ok, err = db:query("ALTER ROLE CURRENT_USER IN DATABASE "
-                       .. core.quote_ident(name) .. " SET search_path = ''")
-    if not ok then return nil, err end
-  end
   return name
 end
 

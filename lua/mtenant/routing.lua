@@ -223,20 +223,4 @@ function M.schema_name(cfg, id)
 end
 
 
-local RESERVED = { postgres = true, template0 = true, template1 = true }
-
-
---- Why a tenant can't have a database of that name, or nil. The core says the
---- same of routes.
----@param id string
----@param name string
----@return mtenant.error|nil err
-function M.database_problem(id, name)
-  if #name > 0 and #name <= 63 and not RESERVED[name] then return nil end
-  return errors.new("invalid_tenant_id", string.format(
-    'tenant "%s" can\'t have the database "%s"', id, name:sub(1, 80)),
-    { tenant_id = id })
-end
-
-
 return M

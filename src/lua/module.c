@@ -305,6 +305,14 @@ static int quote_literal(lua_State *L) {
   return push_quoted(L, mt_quote_literal(s, len));
 }
 
+/* database_problem(name) -> why it can't be a tenant's database, or nil */
+static int database_problem(lua_State *L) {
+  size_t len;
+  const char *s = luaL_checklstring(L, 1, &len);
+  lua_pushstring(L, mt_database_name_problem(s, len));
+  return 1;
+}
+
 /* classify(sql) -> "plain" | "ddl" | ..., control keyword or nil */
 static int classify(lua_State *L) {
   static const char *const names[] = {"empty",   "plain", "ddl",    "block",
@@ -353,6 +361,7 @@ static const luaL_Reg functions[] = {
     {"backoff", backoff},
     {"quote_ident", quote_ident},
     {"quote_literal", quote_literal},
+    {"database_problem", database_problem},
     {"classify", classify},
     {"stats", stats},
     {"manager", mt_lua_manager_new},

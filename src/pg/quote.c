@@ -72,13 +72,29 @@ char *mt_quote_literal(const char *s, size_t len) {
   return quoted(escaped ? "E" : "", '\'', escaped, s, len);
 }
 
-const char *mt_schema_name_problem(const char *s, size_t len) {
-  static const char info[] = "information_schema";
-
+const char *mt_name_problem(const char *s, size_t len) {
   if (len == 0) return "is empty";
   if (len > NAME_MAX_BYTES) return "is longer than 63 bytes";
   if (memchr(s, '\0', len)) return "contains a NUL byte";
   if (!mt_utf8_valid(s, len)) return "is not valid UTF-8";
+  return NULL;
+}
+
+const char *mt_database_name_problem(const char *s, size_t len) {
+  static const char *const reserved[] = {"postgres", "template0", "template1"};
+  const char *why = mt_name_problem(s, len);
+  size_t i;
+  for (i = 0; !why && i < sizeof reserved / sizeof *reserved; i++)
+    if (len == strlen(reserved[i]) && memcmp(s, reserved[i], len) == 0)
+      why = "is the server's own";
+  return why;
+}
+
+const char *mt_schema_name_problem(const char *s, size_t len) {
+  static const char info[] = "information_schema";
+  const char *why = mt_name_problem(s, len);
+
+  if (why) return why;
   if (len >= 3 && memcmp(s, "pg_", 3) == 0)
     return "starts with the reserved prefix pg_";
   if (len == sizeof info - 1 && memcmp(s, info, len) == 0)

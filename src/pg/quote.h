@@ -14,6 +14,14 @@ bool mt_utf8_valid(const char *s, size_t len);
 char *mt_quote_ident(const char *s, size_t len);
 char *mt_quote_literal(const char *s, size_t len);
 
+/* Why `s` is no name of anything, or NULL if it may be one: 1 to 63 bytes,
+ * valid UTF-8, no NUL. */
+const char *mt_name_problem(const char *s, size_t len);
+
+/* Why `s` can't be a tenant's database, or NULL if it can: a name, and not
+ * postgres, template0 or template1. */
+const char *mt_database_name_problem(const char *s, size_t len);
+
 /* Why `s` can't be a tenant's schema, or NULL if it can: 1 to 63 bytes, valid
  * UTF-8, no NUL, not pg_*, not information_schema. */
 const char *mt_schema_name_problem(const char *s, size_t len);

@@ -80,16 +80,11 @@ static mt_error *check_schema(const mt_tenant *t, const mt_route *route) {
 }
 
 static mt_error *check_database(const mt_tenant *t, const char *name) {
-  static const char *const ours[] = {"template0", "template1", "postgres"};
-  size_t i, len = name ? strlen(name) : 0;
-  bool ok = len > 0 && len <= 63 && mt_utf8_valid(name, len);
-  if (!name) return NULL;
-  for (i = 0; i < sizeof ours / sizeof *ours; i++)
-    ok = ok && strcmp(name, ours[i]) != 0;
-  if (ok) return NULL;
+  const char *why = name ? mt_database_name_problem(name, strlen(name)) : NULL;
+  if (!why) return NULL;
   return mt_error_new(MT_E_INVALID_TENANT_ID,
-                      "tenant \"%s\" can't have the database \"%.80s\"", t->id,
-                      name);
+                      "tenant \"%s\" can't have the database \"%.80s\": it %s",
+                      t->id, name, why);
 }
 
 static mt_error *check_setting(const mt_tenant *t, const mt_route *route) {
@@ -105,10 +100,8 @@ static mt_error *check_setting(const mt_tenant *t, const mt_route *route) {
 }
 
 static mt_error *check_role(const mt_tenant *t, const char *role) {
-  size_t len = role ? strlen(role) : 0;
   if (!role) return NULL;
-  if (len > 0 && len <= 63 && mt_utf8_valid(role, len) &&
-      strcmp(role, "none") != 0)
+  if (!mt_name_problem(role, strlen(role)) && strcmp(role, "none") != 0)
     return NULL;
   return mt_error_new(MT_E_POLICY,
                       "route of tenant \"%s\": \"%.80s\" is no role name",

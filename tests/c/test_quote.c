@@ -109,6 +109,20 @@ static void schema_names(void **state) {
   assert_non_null(mt_schema_name_problem("a\0b", 3));
 }
 
+static void databases_of_the_server_are_no_tenants(void **state) {
+  static const char *const bad[] = {"", "postgres", "template0", "template1",
+                                    "\xff"};
+  static const char *const good[] = {"public", "pg_x", "Postgres", "template",
+                                     "a b\"c"};
+  size_t i;
+  (void)state;
+  for (i = 0; i < sizeof bad / sizeof *bad; i++)
+    assert_non_null(mt_database_name_problem(bad[i], strlen(bad[i])));
+  for (i = 0; i < sizeof good / sizeof *good; i++)
+    assert_null(mt_database_name_problem(good[i], strlen(good[i])));
+  assert_non_null(mt_database_name_problem("postgres\0x", 10));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(identifiers),
@@ -116,6 +130,7 @@ int main(void) {
       cmocka_unit_test(the_length_counts_not_the_nul),
       cmocka_unit_test(utf8),
       cmocka_unit_test(schema_names),
+      cmocka_unit_test(databases_of_the_server_are_no_tenants),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

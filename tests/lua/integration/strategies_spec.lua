@@ -294,6 +294,17 @@ describe("strategy row behind PgBouncer", function()
     end)
     assert.is_nil(errs and tostring(select(2, next(errs))))
   end))
+
+  it("makes no databases, which needs a session", env.in_task(function()
+    local manager = bouncer.manager_of({ isolation = { strategy = "database",
+      database_template = function(id) return "db_" .. id end } })
+    for _, name in ipairs({ "create_database", "drop_database" }) do
+      local ok, err = pcall(manager[name], manager, "one")
+      assert.is_false(ok)
+      assert.equal("misuse", err.code)
+      assert.matches("connection.pooler", err.message, 1, true)
+    end
+  end))
 end)
 
 
