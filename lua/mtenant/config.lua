@@ -110,7 +110,7 @@ end
 
 
 local function check_probe_delay(delay_ms, breaker)
-  if delay_ms > (breaker.max_delay_ms) then
+  if delay_ms > breaker.max_delay_ms then
     return "%s cannot be greater than max_delay_ms"
   end
 end

@@ -100,8 +100,10 @@ end
 
 -- ---- routing ------------------------------------------------------------------
 
--- Tells when a tenant's strategy is another than it was.
+-- Tells when a tenant's strategy is another than it was; remembers it only for
+-- somebody who wants to know.
 local function note_strategy(self, id, strategy)
+  if not self._config.hooks.on_promotion then return end
   local before = self._strategies[id]
   self._strategies[id] = strategy
   if before and before ~= strategy then
@@ -418,7 +420,8 @@ function M.create(cfg)
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })
   local weak = setmetatable({ manager = self }, { __mode = "v" })
-  local handle, err = core.manager(config.flatten(self._config), function(kind, ...)
+  local settings = config.flatten(self._config)
+  local handle, err = core.manager(settings, function(kind, ...)
     local manager = weak.manager
     if manager then return CALLBACKS[kind](manager, ...) end
   end)

@@ -31,25 +31,18 @@ static const char *str(lua_State *L, const char *key) {
   return s;
 }
 
-static mt_jitter jitter(lua_State *L) {
-  static const char *const names[] = {"none", "seed", "full", "equal",
-                                      "decorrelated"};
-  const char *s = str(L, "jitter");
-  int i;
-  for (i = 0; s && i < 5; i++)
-    if (strcmp(s, names[i]) == 0) return (mt_jitter)i;
-  return MT_JITTER_SEED;
-}
-
-/* The index of the value in names; 0 when it is not there. */
-static int choice(lua_State *L, const char *key, const char *const *names) {
+/* The index of the value in names; `otherwise` when it is not there. */
+static int choice(lua_State *L, const char *key, const char *const *names,
+                  int otherwise) {
   const char *s = str(L, key);
   int i;
   for (i = 0; s && names[i]; i++)
     if (strcmp(s, names[i]) == 0) return i;
-  return 0;
+  return otherwise;
 }
 
+static const char *const jitters[] = {"none",  "seed",         "full",
+                                      "equal", "decorrelated", NULL};
 static const char *const resets[] = {"auto", "always", "discard_all", NULL};
 static const char *const queue_policies[] = {"queue", "reject", "evict-lru",
                                              NULL};
@@ -92,12 +85,13 @@ void mt_lua_read_config(lua_State *L, mt_manager_config *c, const char **path) {
       num(L, "initial_delay_ms", c->retry.initial_delay_ms);
   c->retry.max_delay_ms = num(L, "max_delay_ms", c->retry.max_delay_ms);
   c->retry.multiplier = num(L, "backoff_multiplier", c->retry.multiplier);
-  c->retry.jitter = jitter(L);
+  c->retry.jitter = (mt_jitter)choice(L, "jitter", jitters, MT_JITTER_SEED);
   c->retry.deadline_ms = num(L, "deadline_ms", 0);
   c->dedicated = mt_lua_flag(L, "dedicated");
   c->verify_schema = mt_lua_flag(L, "verify_schema");
-  c->reset = (mt_reset_mode)choice(L, "reset", resets);
-  c->queue_policy = (mt_queue_policy)choice(L, "queue_policy", queue_policies);
+  c->reset = (mt_reset_mode)choice(L, "reset", resets, MT_RESET_AUTO);
+  c->queue_policy =
+      (mt_queue_policy)choice(L, "queue_policy", queue_policies, MT_QUEUE_WAIT);
   c->breaker.failure_threshold =
       (int)num(L, "breaker_failure_threshold", c->breaker.failure_threshold);
   c->breaker.initial_delay_ms =
@@ -108,7 +102,8 @@ void mt_lua_read_config(lua_State *L, mt_manager_config *c, const char **path) {
   c->breaker.fail_fast = mt_lua_flag(L, "breaker_fail_fast");
   c->rate_limit.per_second = num(L, "max_queries_per_second", 0);
   c->rate_limit.burst = num(L, "burst", 1);
-  c->rate_limit.mode = (mt_rate_mode)choice(L, "on_exceeded", rate_modes);
+  c->rate_limit.mode =
+      (mt_rate_mode)choice(L, "on_exceeded", rate_modes, MT_RATE_QUEUE);
   c->pooled = mt_lua_flag(L, "pooled");
   c->max_pools = (int)num(L, "max_pools", c->max_pools);
   c->pool_ttl_ms = num(L, "pool_ttl_ms", c->pool_ttl_ms);

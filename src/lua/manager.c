@@ -93,7 +93,8 @@ static void on_event(mt_manager *m, const mt_event *ev, void *data) {
     lua_setfield(L, -2, "max_attempts");
     set_number(L, "delay_ms", ev->delay_ms);
   }
-  if (ev->total_time_ms > 0) set_number(L, "total_time_ms", ev->total_time_ms);
+  if (ev->attempt > 0 || ev->total_time_ms > 0)
+    set_number(L, "total_time_ms", ev->total_time_ms);
   if (ev->error) {
     mt_lua_push_error(L, u->rt, ev->error, ev->tenant_id, ev->attempt);
     lua_setfield(L, -2, "error");

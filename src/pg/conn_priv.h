@@ -30,10 +30,10 @@ void mt__conn_deallocate(mt_conn *c, uint32_t number);
 mt_error *mt__conn_lost(mt_conn *c);
 /* Error from a result of the server; statement phase. */
 mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
-/* First line of a libpq message, without what comes before the severity's
- * SQLSTATE when there is one; sqlstate gets it ("" otherwise). */
 /* Says what a failed connect means for the tenant. */
 void mt__conn_explain(const mt_conn *c, mt_error *e);
+/* First line of a libpq message, without what comes before the severity's
+ * SQLSTATE when there is one; sqlstate gets it ("" otherwise). */
 mt_error *mt__connect_error(int code, bool retryable, const char *text);
 /* Says what to do if it was a pooler that refused the connection. */
 void mt__pooler_explain(mt_error *e);

@@ -32,68 +32,77 @@ static bool send_begin(mt_conn *c, mt_req *req) {
           add_step(req, MT_STEP_SETTING, send_text(c, s->local_setting)));
 }
 
-/* The n parameters' statement: by its name, which a pooler may have left on
- * another connection. */
-static int send_scope_text(mt_conn *c, const char *name, const char *sql, int n,
-                           const char *const *v) {
-  if (!c->opt.pooled)
-    return PQsendQueryPrepared(c->pg, name, n, v, NULL, NULL, 0);
-  return PQsendQueryParams(c->pg, sql, n, NULL, v, NULL, NULL, 0);
-}
+/* The scope statement in its forms; a session's has no name. */
+typedef struct scope_form {
+  const char *name, *sql;
+  int nparams;
+} scope_form;
 
-static void write_timeout(char *buf, size_t size, const mt_req *req) {
-  snprintf(buf, size, "%.0f", req->timeout_ms < 1 ? 1 : req->timeout_ms);
-}
+typedef enum scope_kind {
+  SCOPE_SESSION,
+  SCOPE_PLAIN,
+  SCOPE_TIMEOUT,
+  SCOPE_KINDS
+} scope_kind;
 
-static bool prepare(mt_conn *c, mt_req *req, const char *name, const char *sql,
-                    int nparams) {
-  return add_step(req, MT_STEP_PREPARE,
-                  PQsendPrepare(c->pg, name, sql, nparams, NULL));
-}
+/* Without and with a setting, for strategy row. */
+static const scope_form scope_forms[2][SCOPE_KINDS] = {
+    {{NULL, MT_SCOPE_SESSION_SQL, 3},
+     {"mt_scope", MT_SCOPE_SQL, 3},
+     {"mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4}},
+    {{NULL, MT_SCOPE_ROW_SESSION_SQL, 5},
+     {"mt_scope_r", MT_SCOPE_ROW_SQL, 5},
+     {"mt_scope_rt", MT_SCOPE_ROW_TIMEOUT_SQL, 6}}};
 
-/* Few connections serve tenants that share tables: theirs get the names at
- * their first use. */
-static bool send_row_scope(mt_conn *c, mt_req *req) {
-  const mt_scope *s = req->scope;
-  char timeout[32];
-  const char *v[6] = {s->path,          s->role,    s->fence ? s->schema : NULL,
-                      s->setting_value, s->setting, timeout};
-  int sent;
-  if (req->flags & MT_REQ_SESSION_SCOPE)
-    return add_step(req, MT_STEP_SCOPE,
-                    PQsendQueryParams(c->pg, MT_SCOPE_ROW_SESSION_SQL, 5, NULL,
-                                      v, NULL, NULL, 0));
-  if (!c->row_scopes && !c->opt.pooled) {
-    c->row_scopes = true;
-    if (!prepare(c, req, "mt_scope_r", MT_SCOPE_ROW_SQL, 5) ||
-        !prepare(c, req, "mt_scope_rt", MT_SCOPE_ROW_TIMEOUT_SQL, 6))
+/* Gives the named ones their names. */
+static bool prepare_scopes(mt_conn *c, mt_req *req, bool row) {
+  int kind;
+  for (kind = SCOPE_PLAIN; kind < SCOPE_KINDS; kind++) {
+    const scope_form *f = &scope_forms[row][kind];
+    if (!add_step(req, MT_STEP_PREPARE,
+                  PQsendPrepare(c->pg, f->name, f->sql, f->nparams, NULL)))
       return false;
   }
-  if (req->timeout_ms > 0) {
-    write_timeout(timeout, sizeof timeout, req);
-    sent = send_scope_text(c, "mt_scope_rt", MT_SCOPE_ROW_TIMEOUT_SQL, 6, v);
-  } else {
-    sent = send_scope_text(c, "mt_scope_r", MT_SCOPE_ROW_SQL, 5, v);
-  }
-  return add_step(req, MT_STEP_SCOPE, sent);
+  return true;
+}
+
+/* By its name, which a pooler may have left on another connection. */
+static int send_scope_form(mt_conn *c, const scope_form *f,
+                           const char *const *v) {
+  if (f->name && !c->opt.pooled)
+    return PQsendQueryPrepared(c->pg, f->name, f->nparams, v, NULL, NULL, 0);
+  return PQsendQueryParams(c->pg, f->sql, f->nparams, NULL, v, NULL, NULL, 0);
+}
+
+static scope_kind scope_kind_of(const mt_req *req) {
+  if (req->flags & MT_REQ_SESSION_SCOPE) return SCOPE_SESSION;
+  return req->timeout_ms > 0 ? SCOPE_TIMEOUT : SCOPE_PLAIN;
 }
 
 static bool send_scope(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
+  const char *v[6] = {s->path, s->role, s->fence ? s->schema : NULL};
+  scope_kind kind = scope_kind_of(req);
   char timeout[32];
-  const char *v[4] = {s->path, s->role, s->fence ? s->schema : NULL, timeout};
-  int sent;
-  if (s->setting) return send_row_scope(c, req);
-  if (req->flags & MT_REQ_SESSION_SCOPE) {
-    sent = PQsendQueryParams(c->pg, MT_SCOPE_SESSION_SQL, 3, NULL, v, NULL,
-                             NULL, 0);
-  } else if (req->timeout_ms > 0) {
-    write_timeout(timeout, sizeof timeout, req);
-    sent = send_scope_text(c, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4, v);
-  } else {
-    sent = send_scope_text(c, "mt_scope", MT_SCOPE_SQL, 3, v);
+  int n = 3;
+  if (s->setting) {
+    v[n++] = s->setting_value;
+    v[n++] = s->setting;
   }
-  return add_step(req, MT_STEP_SCOPE, sent);
+  if (kind == SCOPE_TIMEOUT) {
+    snprintf(timeout, sizeof timeout, "%.0f",
+             req->timeout_ms < 1 ? 1 : req->timeout_ms);
+    v[n++] = timeout;
+  }
+  /* few connections serve tenants that share tables: theirs get the names at
+   * their first use */
+  if (s->setting && kind != SCOPE_SESSION && !c->row_scopes && !c->opt.pooled) {
+    c->row_scopes = true;
+    if (!prepare_scopes(c, req, true)) return false;
+  }
+  return add_step(
+      req, MT_STEP_SCOPE,
+      send_scope_form(c, &scope_forms[s->setting != NULL][kind], v));
 }
 
 /* Not by a name, which somebody's function may have deallocated: a
@@ -262,9 +271,7 @@ static void send_names(mt_conn *c, const char *guard,
   req->state = MT_REQ_SENT;
   mt_list_push(&c->inflight, &req->node);
   if ((guard && !add_step(req, MT_STEP_GUARD, send_text(c, guard))) ||
-      (!c->opt.pooled &&
-       (!prepare(c, req, "mt_scope", MT_SCOPE_SQL, 3) ||
-        !prepare(c, req, "mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4))) ||
+      (!c->opt.pooled && !prepare_scopes(c, req, false)) ||
       !PQpipelineSync(c->pg)) {
     mt_conn_close(c, mt__conn_lost(c));
     return;
