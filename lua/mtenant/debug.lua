@@ -189,9 +189,9 @@ end
 --- Logs an event, if it is wanted. Never raises.
 ---@param ev table `kind` (query, slow_query, pool_created, pool_evicted,
 --- pool_error, queue_full, queue_timeout, warmup, connection_retry,
---- connection_success; others are ignored), `tenant_id`, and by kind: `schema`, `reason`, `error`, `attempt`,
---- `max_attempts`, `query`, `status`, `delay_ms`, `total_time_ms`,
---- `duration_ms` (milliseconds)
+--- connection_success; others are ignored), `tenant_id`, and by kind:
+--- `schema`, `reason`, `error`, `attempt`, `max_attempts`, `query`, `status`,
+--- `delay_ms`, `total_time_ms`, `duration_ms` (milliseconds)
 function methods:event(ev)
   if not self:wants(ev.kind) then return end
   local kind = kind_of(self, ev)

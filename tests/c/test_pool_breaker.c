@@ -1,9 +1,6 @@
 /* A server that does not answer, and the pools that would like to use it. */
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "support/peer.h"
 #include "support/pooled.h"
 
 static mt_test_pg server;
@@ -49,10 +46,6 @@ static void set_delays(fixture *f, double initial, double max) {
   mt_server_set_breaker(f->p.server, &o);
 }
 
-static void free_jobs(mt_job *j, int n) {
-  while (n-- > 0) mt_job_free(j++);
-}
-
 static void a_probe_is_everybodys_attempt(void **state) {
   mt_job j[20];
   fixture f;
@@ -68,7 +61,7 @@ static void a_probe_is_everybodys_attempt(void **state) {
     for (i = 0; i < 20; i++) mt_job_failed(&j[i], MT_E_REFUSED, "");
     /* the first time both of them try */
     assert_in_range(failures(&f) - before, 1, round == 0 ? 2 : 1);
-    free_jobs(j, 20);
+    mt_jobs_free(j, 20);
     assert_int_equal(mt_server_breaker_state(f.p.server), MT_BREAKER_OPEN);
   }
   end(&f);

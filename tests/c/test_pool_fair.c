@@ -2,53 +2,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "support/pooled.h"
+#include "support/lodging.h"
 
-static mt_test_pg server;
-static mt_observer eye;
-
-enum { LODGERS = 6 };
-
-typedef struct fixture {
-  mt_reactor *r;
-  mt_pooled p;
-  mt_lodger t[LODGERS];
-} fixture;
-
-static void prepare(fixture *f) {
-  memset(f, 0, sizeof *f);
-  f->r = mt_test_reactor();
-  mt_pooled_init(&f->p, f->r);
-}
-
-static void open_pool(fixture *f, int budget) {
-  char schema[16];
-  int i;
-  mt_pooled_open(&f->p, server.url, budget);
-  for (i = 0; i < LODGERS; i++) {
-    snprintf(schema, sizeof schema, "t_%d", i);
-    mt_lodger_init(&f->t[i], &f->p, (uint32_t)i + 1, schema);
-  }
-}
-
-static void begin(fixture *f, int budget) {
-  prepare(f);
-  open_pool(f, budget);
-}
-
-static void end(fixture *f) {
-  int i;
-  for (i = 0; i < LODGERS; i++) mt_lodger_fini(&f->t[i]);
-  mt_pooled_close(&f->p);
-  MT_RUN_UNTIL(f->r, mt_observer_backends(&eye) == 0);
-  mt_test_reactor_end(f->r);
-}
-
-static void free_jobs(mt_job *j, int n) {
-  while (n-- > 0) mt_job_free(j++);
-}
-
-static mt_sql *text_of(fixture *f, const char *sql) {
+static mt_sql *text_of(mt_lodging *f, const char *sql) {
   mt_sql *s = mt_sql_intern(f->p.sqls, sql, strlen(sql));
   assert_non_null(s);
   mt_sql_unref(s); /* the table keeps it */
@@ -56,7 +12,7 @@ static mt_sql *text_of(fixture *f, const char *sql) {
 }
 
 /* A few runs, so that it has a history. */
-static void learn(fixture *f, const char *sql) {
+static void learn(mt_lodging *f, const char *sql) {
   int i;
   for (i = 0; i < 6; i++) {
     mt_job j;
@@ -70,9 +26,9 @@ static void learn(fixture *f, const char *sql) {
 
 static void what_a_text_costs_is_learned(void **state) {
   mt_sql *quick, *slow;
-  fixture f;
+  mt_lodging f;
   (void)state;
-  begin(&f, 1);
+  mt_lodging_begin(&f, 1);
   quick = text_of(&f, "SELECT 1");
   slow = text_of(&f, "SELECT pg_sleep(0.03)");
   assert_int_equal(quick->runs, 0);
@@ -81,16 +37,16 @@ static void what_a_text_costs_is_learned(void **state) {
   assert_int_equal(quick->runs, 6);
   assert_true(quick->cost_ms < slow->cost_ms);
   assert_true(slow->cost_ms >= 10 && slow->cost_ms < 3000);
-  end(&f);
+  mt_lodging_end(&f);
 }
 
 /* What stood behind it is not charged for it. */
 static void waiting_behind_another_is_no_cost(void **state) {
   mt_job slow, quick;
   mt_sql *text;
-  fixture f;
+  mt_lodging f;
   (void)state;
-  begin(&f, 1);
+  mt_lodging_begin(&f, 1);
   learn(&f, "SELECT 2");
   text = text_of(&f, "SELECT pg_sleep(0.05)");
   mt_sql_observe(text, 0.1); /* believed to be quick: others go behind */
@@ -104,55 +60,55 @@ static void waiting_behind_another_is_no_cost(void **state) {
   assert_true(mt_pool_get_stats(f.p.pool)->behind_max_ms > 30);
   mt_job_free(&slow);
   mt_job_free(&quick);
-  end(&f);
+  mt_lodging_end(&f);
 }
 
 static void nothing_queues_behind_what_is_slow_or_unknown(void **state) {
   static const char *const texts[] = {"SELECT 31, pg_sleep(0.2)",
                                       "SELECT 32, pg_sleep(0.2)"};
   mt_job slow, quick[20];
-  fixture f;
+  mt_lodging f;
   int round, i;
   (void)state;
-  begin(&f, 2);
+  mt_lodging_begin(&f, 2);
   learn(&f, "SELECT 3");
   learn(&f, texts[1]); /* the other one is unknown */
   for (round = 0; round < 2; round++) {
     mt_job_send(&slow, &f.p, &f.t[1], texts[round]);
     for (i = 0; i < 20; i++)
-      mt_job_send(&quick[i], &f.p, &f.t[i % LODGERS], "SELECT 3");
+      mt_job_send(&quick[i], &f.p, &f.t[i % MT_LODGERS], "SELECT 3");
     MT_RUN_UNTIL(f.r, mt_jobs_done(quick, 20) == 20);
     if (slow.done) fail_msg("quick ones waited for %s", texts[round]);
     MT_RUN_UNTIL(f.r, slow.done);
     mt_job_free(&slow);
-    free_jobs(quick, 20);
+    mt_jobs_free(quick, 20);
   }
-  end(&f);
+  mt_lodging_end(&f);
 }
 
-/* Six tenants' slow statements do not take every connection. */
+/* Eight tenants' slow statements do not take every connection. */
 static void quick_ones_keep_a_connection(void **state) {
   mt_job slow[12], quick;
-  fixture f;
+  mt_lodging f;
   int i;
   (void)state;
-  begin(&f, 3);
+  mt_lodging_begin(&f, 3);
   learn(&f, "SELECT 4");
   learn(&f, "SELECT pg_sleep(0.1)");
   for (i = 0; i < 12; i++) {
     mt_job_run(&quick, &f.p, &f.t[0], "SELECT 4"); /* they keep coming */
     mt_job_free(&quick);
-    mt_job_send(&slow[i], &f.p, &f.t[i % LODGERS], "SELECT pg_sleep(0.1)");
+    mt_job_send(&slow[i], &f.p, &f.t[i % MT_LODGERS], "SELECT pg_sleep(0.1)");
   }
   MT_RUN_UNTIL(f.r, mt_server_open(f.p.server) == 3);
   for (i = 0; i < 20; i++) {
-    mt_job_run(&quick, &f.p, &f.t[i % LODGERS], "SELECT 4");
-    assert_true(mt_observer_running(&eye, "pg_sleep") <= 2);
+    mt_job_run(&quick, &f.p, &f.t[i % MT_LODGERS], "SELECT 4");
+    assert_true(mt_observer_running(&mt_lodging_eye, "pg_sleep") <= 2);
     mt_job_free(&quick);
   }
   MT_RUN_UNTIL(f.r, mt_jobs_done(slow, 12) == 12);
-  free_jobs(slow, 12);
-  end(&f);
+  mt_jobs_free(slow, 12);
+  mt_lodging_end(&f);
 }
 
 /* ---- turns -------------------------------------------------------------------- */
@@ -160,10 +116,10 @@ static void quick_ones_keep_a_connection(void **state) {
 /* One tenant's statements cost 40 times as much: each gets the same time. */
 static void turns_are_of_equal_cost(void **state) {
   mt_job dear[40], cheap[200];
-  fixture f;
+  mt_lodging f;
   int i, before = 0;
   (void)state;
-  begin(&f, 1);
+  mt_lodging_begin(&f, 1);
   mt_sql_observe(text_of(&f, "SELECT 51"), 1.0);
   mt_sql_observe(text_of(&f, "SELECT 52"), 0.1);
   /* nothing can be sent before the connection is there */
@@ -172,9 +128,9 @@ static void turns_are_of_equal_cost(void **state) {
   MT_RUN_UNTIL(f.r, mt_jobs_done(cheap, 200) + mt_jobs_done(dear, 40) == 240);
   for (i = 0; i < 40; i++) before += dear[i].order <= 44;
   assert_in_range(before, 2, 12); /* 4, but history changes as they run */
-  free_jobs(dear, 40);
-  free_jobs(cheap, 200);
-  end(&f);
+  mt_jobs_free(dear, 40);
+  mt_jobs_free(cheap, 200);
+  mt_lodging_end(&f);
 }
 
 /* ---- policies ------------------------------------------------------------------- */
@@ -182,15 +138,16 @@ static void turns_are_of_equal_cost(void **state) {
 static void reject_refuses_what_would_wait(void **state) {
   mt_job slow[2], j;
   mt_error *err = NULL;
-  fixture f;
+  mt_lodging f;
   int i;
   (void)state;
-  prepare(&f);
+  mt_lodging_prepare(&f);
   f.p.opt.queue_policy = MT_QUEUE_REJECT;
-  open_pool(&f, 2);
+  mt_lodging_open(&f, 2);
   for (i = 0; i < 2; i++) {
     mt_job_send(&slow[i], &f.p, &f.t[i], "SELECT pg_sleep(0.3)");
-    MT_RUN_UNTIL(f.r, mt_observer_running(&eye, "pg_sleep") == i + 1);
+    MT_RUN_UNTIL(f.r,
+                 mt_observer_running(&mt_lodging_eye, "pg_sleep") == i + 1);
     mt_test_run_for(f.r, 30);
   }
   assert_int_equal(mt_job_try(&j, &f.p, &f.t[3], "SELECT 1", &err),
@@ -200,21 +157,21 @@ static void reject_refuses_what_would_wait(void **state) {
   assert_int_equal(mt_pool_get_stats(f.p.pool)->queue_full, 1);
   MT_RUN_UNTIL(f.r, mt_jobs_done(slow, 2) == 2);
   mt_lodger_expect(&f.t[3], &f.p, "SELECT 1", "1");
-  free_jobs(slow, 2);
-  end(&f);
+  mt_jobs_free(slow, 2);
+  mt_lodging_end(&f);
 }
 
 static void evict_lru_takes_an_idle_connection_of_another_pool(void **state) {
   mt_pooled other;
   mt_lodger guest;
   mt_job slow, j;
-  fixture f;
+  mt_lodging f;
   (void)state;
-  prepare(&f);
+  mt_lodging_prepare(&f);
   f.p.opt.queue_policy = MT_QUEUE_EVICT_LRU;
-  open_pool(&f, 2);
+  mt_lodging_open(&f, 2);
   mt_pooled_init(&other, f.r);
-  mt_pooled_open_beside(&other, server.url, &f.p);
+  mt_pooled_open_beside(&other, mt_lodging_server.url, &f.p);
   mt_lodger_init(&guest, &other, 99, "t_0");
   mt_lodger_expect(&guest, &other, "SELECT 1", "1"); /* and stays idle */
   mt_job_send(&slow, &f.p, &f.t[0], "SELECT pg_sleep(1)");
@@ -227,23 +184,23 @@ static void evict_lru_takes_an_idle_connection_of_another_pool(void **state) {
   mt_job_free(&j);
   mt_lodger_fini(&guest);
   mt_pooled_close(&other);
-  end(&f);
+  mt_lodging_end(&f);
 }
 
 /* ---- rates ---------------------------------------------------------------------- */
 
-static void begin_rated(fixture *f, double per_second, double burst,
+static void begin_rated(mt_lodging *f, double per_second, double burst,
                         mt_rate_mode mode) {
-  prepare(f);
+  mt_lodging_prepare(f);
   f->p.opt.rate = (mt_rate_limit){per_second, burst, mode};
-  open_pool(f, 2);
+  mt_lodging_open(f, 2);
   mt_lodger_expect(&f->t[5], &f->p, "SELECT 1", "1"); /* connected */
 }
 
 static void a_rate_holds_on_average(void **state) {
   mt_job j[25], other;
   double start;
-  fixture f;
+  mt_lodging f;
   int i;
   (void)state;
   begin_rated(&f, 100, 5, MT_RATE_QUEUE);
@@ -256,15 +213,15 @@ static void a_rate_holds_on_average(void **state) {
   for (i = 5; i < 25; i++) /* the burst, then one each 10 ms */
     assert_true(j[i].at - start >= (i - 4) * 10 - 1);
   assert_true(mt_pool_get_stats(f.p.pool)->rate_limited > 0);
-  free_jobs(j, 25);
+  mt_jobs_free(j, 25);
   mt_job_free(&other);
-  end(&f);
+  mt_lodging_end(&f);
 }
 
 static void a_rate_may_reject(void **state) {
   mt_job j[4];
   mt_error *err = NULL;
-  fixture f;
+  mt_lodging f;
   int i;
   (void)state;
   begin_rated(&f, 10, 3, MT_RATE_REJECT);
@@ -275,23 +232,23 @@ static void a_rate_may_reject(void **state) {
   assert_non_null(strstr(err->message, "10 statements a second"));
   mt_error_unref(err);
   MT_RUN_UNTIL(f.r, mt_jobs_done(j, 3) == 3);
-  free_jobs(j, 3);
+  mt_jobs_free(j, 3);
   mt_test_run_for(f.r, 120); /* one more has come due */
   mt_lodger_expect(&f.t[0], &f.p, "SELECT 1", "1");
-  end(&f);
+  mt_lodging_end(&f);
 }
 
 static void queue_counts_the_waiting_and_throttle_does_not(void **state) {
-  fixture f;
+  mt_lodging f;
   int mode;
   (void)state;
   for (mode = MT_RATE_QUEUE; mode <= MT_RATE_THROTTLE; mode += 2) {
     mt_job j[6];
     int i, failed = 0;
-    prepare(&f);
+    mt_lodging_prepare(&f);
     f.p.opt.rate = (mt_rate_limit){20, 1, (mt_rate_mode)mode};
     f.p.opt.acquire_timeout_ms = 120;
-    open_pool(&f, 2);
+    mt_lodging_open(&f, 2);
     for (i = 0; i < 6; i++) mt_job_send(&j[i], &f.p, &f.t[0], "SELECT 1");
     MT_RUN_UNTIL(f.r, mt_jobs_done(j, 6) == 6);
     for (i = 0; i < 6; i++) failed += j[i].req->err != NULL;
@@ -300,8 +257,8 @@ static void queue_counts_the_waiting_and_throttle_does_not(void **state) {
     else
       assert_int_equal(failed, 0);
     assert_int_equal(mt_pool_get_stats(f.p.pool)->queue_timeouts, failed);
-    free_jobs(j, 6);
-    end(&f);
+    mt_jobs_free(j, 6);
+    mt_lodging_end(&f);
   }
 }
 
@@ -310,7 +267,7 @@ static void a_lease_is_charged_and_not_held_back(void **state) {
   mt_held h, next;
   mt_job j[5];
   double start;
-  fixture f;
+  mt_lodging f;
   int i;
   (void)state;
   begin_rated(&f, 20, 1, MT_RATE_QUEUE);
@@ -322,15 +279,15 @@ static void a_lease_is_charged_and_not_held_back(void **state) {
   mt_held_get(&next, &f.p, &f.t[0]); /* pays for the five */
   assert_true(mt_reactor_now(f.r) - start >= 249);
   mt_held_release(&next);
-  free_jobs(j, 5);
-  end(&f);
+  mt_jobs_free(j, 5);
+  mt_lodging_end(&f);
 }
 
 /* What is taken back while its rate holds it leaves nothing behind. */
 static void throttled_ones_can_be_taken_back(void **state) {
   mt_held h;
   mt_job j[3];
-  fixture f;
+  mt_lodging f;
   int i;
   (void)state;
   begin_rated(&f, 2, 1, MT_RATE_THROTTLE);
@@ -346,27 +303,7 @@ static void throttled_ones_can_be_taken_back(void **state) {
   assert_false(mt_share_busy(&f.t[0].share));
   mt_job_free(&j[0]);
   for (i = 1; i < 3; i++) mt_req_free(j[i].req);
-  end(&f);
-}
-
-static int start(void **state) {
-  char schema[16];
-  int i;
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  for (i = 0; i < LODGERS; i++) {
-    snprintf(schema, sizeof schema, "t_%d", i);
-    mt_observer_schema(&eye, schema);
-  }
-  return 0;
-}
-
-static int stop(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
+  mt_lodging_end(&f);
 }
 
 int main(void) {
@@ -384,5 +321,5 @@ int main(void) {
       cmocka_unit_test(a_lease_is_charged_and_not_held_back),
       cmocka_unit_test(throttled_ones_can_be_taken_back),
   };
-  return cmocka_run_group_tests(tests, start, stop);
+  return cmocka_run_group_tests(tests, mt_lodging_start, mt_lodging_stop);
 }

@@ -160,6 +160,10 @@ void mt_lodger_expect(mt_lodger *t, mt_pooled *p, const char *sql,
   mt_job_free(&j);
 }
 
+void mt_jobs_free(mt_job *j, int n) {
+  while (n-- > 0) mt_job_free(j++);
+}
+
 /* ---- leases ------------------------------------------------------------------- */
 
 static void on_grant(mt_lease *l, const mt_error *err) {

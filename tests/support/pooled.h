@@ -70,6 +70,7 @@ int mt_jobs_done(const mt_job *j, int n);
 const char *mt_job_text(const mt_job *j);
 void mt_job_failed(const mt_job *j, int code, const char *sqlstate);
 void mt_job_free(mt_job *j);
+void mt_jobs_free(mt_job *j, int n);
 /* Runs SQL for the lodger and asserts its first cell. */
 void mt_lodger_expect(mt_lodger *t, mt_pooled *p, const char *sql,
                       const char *text);
