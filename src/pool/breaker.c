@@ -77,9 +77,38 @@ static void tell_waiters(mt_server *s, const mt_error *err) {
   }
 }
 
+static void wake_sleepers(mt_server *s) {
+  mt_node *n;
+  while ((n = mt_list_pop(&s->sleepers))) {
+    mt_sleeper *sl = mt_container(n, mt_sleeper, node);
+    sl->wake(sl);
+  }
+}
+
+static void recovered(mt_server *s) {
+  if (s->failures == 0) return;
+  s->failures = 0;
+  mt_error_unref(s->cause);
+  s->cause = NULL;
+  mt_timer_del(&s->probe_timer);
+  wake_sleepers(s);
+  mt__server_wake(s);
+}
+
+void mt__breaker_answered(mt_server *s) {
+  if (s->ramp != RAMP_NONE) s->ramp = s->ramp * 2 < s->cap ? s->ramp * 2 : 0;
+  recovered(s);
+}
+
+/* It answers, if only to this one, and to say no. */
+static bool answers(const mt_server *s, const mt_error *err) {
+  return s->live > 0 || !err->retryable;
+}
+
 void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
-  if (!err->retryable || s->live > 0) { /* it answers, if only to say no */
+  if (answers(s, err)) {
     if (p->stats.open == 0) mt__pool_fail_slowly(p, err);
+    if (err->sqlstate[0]) recovered(s); /* the server itself has said so */
     return;
   }
   s->failures++;
@@ -89,25 +118,6 @@ void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
   s->probe_at = mt_reactor_now(p->reactor) + delay_of(s, p);
   mt_timer_del(&s->probe_timer);
   tell_waiters(s, err);
-}
-
-static void wake_sleepers(mt_server *s) {
-  mt_node *n;
-  while ((n = mt_list_pop(&s->sleepers))) {
-    mt_sleeper *sl = mt_container(n, mt_sleeper, node);
-    sl->wake(sl);
-  }
-}
-
-void mt__breaker_answered(mt_server *s) {
-  if (s->ramp != RAMP_NONE) s->ramp = s->ramp * 2 < s->cap ? s->ramp * 2 : 0;
-  if (s->failures == 0) return;
-  s->failures = 0;
-  mt_error_unref(s->cause);
-  s->cause = NULL;
-  mt_timer_del(&s->probe_timer);
-  wake_sleepers(s);
-  mt__server_wake(s);
 }
 
 bool mt_pool_sleep(mt_pool *p, mt_sleeper *sl) {
@@ -137,10 +147,9 @@ void mt_server_isolate(mt_server *s) {
 
 void mt_server_close_breaker(mt_server *s) {
   s->isolated = false;
-  s->failures = 0;
   s->ramp = RAMP_NONE;
-  mt_timer_del(&s->probe_timer);
-  wake_sleepers(s);
+  recovered(s);
+  wake_sleepers(s); /* of those that it was isolated from */
   mt__server_wake(s);
 }
 

@@ -1,4 +1,5 @@
 /* A server that does not answer, and the pools that would like to use it. */
+#include <stdio.h>
 #include <string.h>
 
 #include "support/pooled.h"
@@ -145,6 +146,42 @@ static void sleepers_wake_when_it_answers(void **state) {
   end(&f);
 }
 
+/* It is there again, though it does not let this one in. */
+static void a_refusal_is_an_answer(void **state) {
+  sleeper s = {.sl.wake = wake};
+  mt_pooled wrong;
+  mt_lodger guest;
+  mt_job j;
+  fixture f;
+  char url[600];
+  (void)state;
+  begin(&f, server.url);
+  set_delays(&f, 10, 10);
+  mt_pooled_init(&wrong, f.r);
+  snprintf(url, sizeof url, "host=%s port=%d user=mtenant dbname=missing",
+           server.dir, server.port);
+  mt_pooled_open_beside(&wrong, url, &f.p);
+  mt_lodger_init(&guest, &wrong, 9, "t_a");
+  mt_test_pg_stop(&server, "immediate");
+  mt_job_run(&j, &f.p, &f.a, "SELECT 1");
+  assert_non_null(j.req->err);
+  mt_job_free(&j);
+  assert_true(mt_pool_sleep(f.p.pool, &s.sl));
+  mt_test_pg_start_again(&server);
+  mt_observer_reopen(&eye, &server);
+  do {
+    mt_job_run(&j, &wrong, &guest, "SELECT 1");
+    if (strcmp(j.req->err->sqlstate, "3D000") == 0) break;
+    mt_job_free(&j);
+  } while (true);
+  mt_job_free(&j);
+  assert_int_equal(mt_server_breaker_state(f.p.server), MT_BREAKER_CLOSED);
+  MT_RUN_UNTIL(f.r, s.woken);
+  mt_lodger_fini(&guest);
+  mt_pooled_close(&wrong);
+  end(&f);
+}
+
 static void after_an_outage_connections_ramp_up(void **state) {
   mt_held h[8];
   mt_job j;
@@ -248,6 +285,7 @@ int main(void) {
       cmocka_unit_test(isolated_by_hand),
       cmocka_unit_test(the_condemned_may_leave),
       cmocka_unit_test(sleepers_wake_when_it_answers),
+      cmocka_unit_test(a_refusal_is_an_answer),
   };
   return cmocka_run_group_tests(tests, start, stop);
 }
