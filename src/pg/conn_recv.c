@@ -4,6 +4,7 @@
  * its Sync is answered, never earlier. See conn.h.
  */
 #include <assert.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,6 +31,16 @@ static void copy_field(char *to, size_t size, const char *from) {
   if (from) snprintf(to, size, "%s", from);
 }
 
+/* 0 for what is none: no statement is that long. */
+static int position(const char *text) {
+  int n = 0;
+  for (; *text >= '0' && *text <= '9'; text++) {
+    if (n > (INT_MAX - 9) / 10) return 0;
+    n = n * 10 + (*text - '0');
+  }
+  return n;
+}
+
 mt_error *mt__result_error(const mt_conn *c, const PGresult *res) {
   const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
   const char *msg = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
@@ -48,8 +59,7 @@ mt_error *mt__result_error(const mt_conn *c, const PGresult *res) {
   e->retryable = retryable && code != MT_E_QUERY ? true : retryable;
   copy_field(e->sqlstate, sizeof e->sqlstate, state);
   copy_field(e->severity, sizeof e->severity, sev);
-  for (; pos && *pos >= '0' && *pos <= '9'; pos++)
-    e->position = e->position * 10 + (*pos - '0');
+  if (pos) e->position = position(pos);
   mt_error_set_detail(e, PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL));
   mt_error_set_hint(e, PQresultErrorField(res, PG_DIAG_MESSAGE_HINT));
   mt_error_set_server(e, c->endpoint->server);
