@@ -1,7 +1,6 @@
 /*
- * Messages of PostgreSQL's protocol for the fuzz target's peer, and an own
- * count of the ReadyForQuery messages in what it has said, which knows nothing
- * of libpq. Included once, by fuzz_peer.c.
+ * Messages of PostgreSQL's protocol for a fake server, and an own count of the
+ * ReadyForQuery messages in what it has said, which knows nothing of libpq.
  */
 #ifndef MT_TESTS_FUZZ_PEER_BYTES_H
 #define MT_TESTS_FUZZ_PEER_BYTES_H
@@ -84,7 +83,7 @@ typedef struct peer_counter {
   bool lost; /* no message's length: no message begins any more */
 } peer_counter;
 
-static void peer_count(peer_counter *c, const void *data, size_t len) {
+static inline void peer_count(peer_counter *c, const void *data, size_t len) {
   const unsigned char *p = data, *end = p + len;
   size_t body;
   while (p < end && !c->lost) {
