@@ -206,7 +206,7 @@ run_bench() {
 # A short run from a new seed; tests/fuzz/run.sh alone does the long one.
 run_fuzz() {
   local log=$work/log
-  timeout -k 10 900 tests/fuzz/run.sh --runs=20000 --peer-runs=5000 \
+  timeout -k 10 900 tests/fuzz/run.sh --runs=60000 --peer-runs=12000 \
     >"$log" 2>&1 </dev/null
   grep '^seed ' "$log"
   report fuzz "$(sum 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$log")" \
