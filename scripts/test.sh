@@ -3,7 +3,7 @@
 # laptop. Prints one line per suite, the output of the suites that failed, and
 # at the end `N passed, N failed`; exit status 1 if anything failed.
 #
-#   scripts/test.sh [--quick]     --quick leaves valgrind out
+#   scripts/test.sh [--quick]     --quick leaves valgrind and fuzzing out
 #
 # Tests that need PostgreSQL start throwaway servers of their own. On Debian,
 # root installs the packages that are missing; others are told which.
@@ -203,6 +203,16 @@ run_bench() {
   done
 }
 
+# A short run from a new seed; tests/fuzz/run.sh alone does the long one.
+run_fuzz() {
+  local log=$work/log
+  timeout -k 10 900 tests/fuzz/run.sh --runs=60000 --peer-runs=12000 \
+    >"$log" 2>&1 </dev/null
+  grep '^seed ' "$log"
+  report fuzz "$(sum 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$log")" \
+    "$(sum 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$log")" "$log"
+}
+
 install_packages
 build release
 build asan
@@ -211,6 +221,7 @@ $quick || run_valgrind
 run_specs "specs" release lua5.4
 run_isolation isolation release
 run_bench
+$quick || run_fuzz
 run_luacheck
 run_clang_format
 run_layers

@@ -34,6 +34,12 @@ static int hex(char c) {
   return -1;
 }
 
+/* Three octal digits, up to 377? */
+static bool is_octal(const char *v, size_t left) {
+  return left >= 3 && v[0] >= '0' && v[0] <= '3' && v[1] >= '0' &&
+         v[1] <= '7' && v[2] >= '0' && v[2] <= '7';
+}
+
 /* bytea_output = escape: backslash octal and doubled backslashes. */
 static void push_escaped(lua_State *L, const char *v, size_t len) {
   luaL_Buffer b;
@@ -42,7 +48,7 @@ static void push_escaped(lua_State *L, const char *v, size_t len) {
   while (i < len) {
     if (v[i] != '\\') {
       luaL_addchar(&b, v[i++]);
-    } else if (i + 3 < len && v[i + 1] >= '0' && v[i + 1] <= '3') {
+    } else if (is_octal(v + i + 1, len - i - 1)) {
       luaL_addchar(&b, (char)((v[i + 1] - '0') << 6 | (v[i + 2] - '0') << 3 |
                               (v[i + 3] - '0')));
       i += 4;

@@ -4,6 +4,7 @@
  * its Sync is answered, never earlier. See conn.h.
  */
 #include <assert.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,6 +31,16 @@ static void copy_field(char *to, size_t size, const char *from) {
   if (from) snprintf(to, size, "%s", from);
 }
 
+/* 0 for what is none: no statement is that long. */
+static int position(const char *text) {
+  int n = 0;
+  for (; *text >= '0' && *text <= '9'; text++) {
+    if (n > (INT_MAX - 9) / 10) return 0;
+    n = n * 10 + (*text - '0');
+  }
+  return n;
+}
+
 mt_error *mt__result_error(const mt_conn *c, const PGresult *res) {
   const char *state = PQresultErrorField(res, PG_DIAG_SQLSTATE);
   const char *msg = PQresultErrorField(res, PG_DIAG_MESSAGE_PRIMARY);
@@ -48,8 +59,7 @@ mt_error *mt__result_error(const mt_conn *c, const PGresult *res) {
   e->retryable = retryable && code != MT_E_QUERY ? true : retryable;
   copy_field(e->sqlstate, sizeof e->sqlstate, state);
   copy_field(e->severity, sizeof e->severity, sev);
-  for (; pos && *pos >= '0' && *pos <= '9'; pos++)
-    e->position = e->position * 10 + (*pos - '0');
+  if (pos) e->position = position(pos);
   mt_error_set_detail(e, PQresultErrorField(res, PG_DIAG_MESSAGE_DETAIL));
   mt_error_set_hint(e, PQresultErrorField(res, PG_DIAG_MESSAGE_HINT));
   mt_error_set_server(e, c->endpoint->server);
@@ -226,13 +236,32 @@ static void unexpected(mt_conn *c, const char *what) {
   mt_conn_close(c, mt_error_new(MT_E_PROTOCOL, "unexpected %s", what));
 }
 
+/* Without SQLSTATE it is libpq's word: on a lost connection, which has its own
+ * way; or on an answer that it has no memory for or can't read, and drops. */
+static void unreadable(mt_conn *c, const PGresult *res) {
+  const char *text = PQresultErrorMessage(res);
+  if (PQstatus(c->pg) == CONNECTION_BAD) return;
+  mt_conn_close(c, mt_error_new(MT_E_PROTOCOL, "an answer can't be read: %.*s",
+                                (int)strcspn(text, "\n"), text));
+}
+
+/* The Sync is answered before what was sent ahead of it: answers would go to
+ * the wrong requests from here on. (Behind an error libpq ends the other steps
+ * itself, and not each of them is seen to end.) */
+static bool too_early(const mt_req *req) {
+  return !req->err && req->step < req->nsteps;
+}
+
 static void handle(mt_conn *c, mt_req *req, PGresult *res) {
   bool user = c->simple || (req->step < req->nsteps &&
                             req->steps[req->step] == MT_STEP_USER);
   switch (PQresultStatus(res)) {
     case PGRES_PIPELINE_SYNC:
       PQclear(res);
-      finish(c, req);
+      if (too_early(req))
+        unexpected(c, "ReadyForQuery");
+      else
+        finish(c, req);
       return;
     case PGRES_SINGLE_TUPLE:
       add_row(req, res);
@@ -252,8 +281,10 @@ static void handle(mt_conn *c, mt_req *req, PGresult *res) {
     case PGRES_FATAL_ERROR:
     case PGRES_BAD_RESPONSE:
     case PGRES_NONFATAL_ERROR:
-      /* without SQLSTATE it is libpq's word on a lost connection */
-      if (PQresultErrorField(res, PG_DIAG_SQLSTATE)) step_failed(c, req, res);
+      if (PQresultErrorField(res, PG_DIAG_SQLSTATE))
+        step_failed(c, req, res);
+      else
+        unreadable(c, res);
       break;
     default:
       unexpected(c, "COPY");
@@ -267,6 +298,10 @@ static bool step_ended(mt_conn *c, mt_req *req) {
   if (PQstatus(c->pg) == CONNECTION_BAD) return false;
   if (c->simple) {
     c->simple = false;
+    if (!req->answered && !req->err) {
+      unexpected(c, "end of a simple query");
+      return false;
+    }
     if (!PQenterPipelineMode(c->pg)) {
       unexpected(c, "state after a simple query");
       return false;

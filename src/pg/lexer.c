@@ -36,7 +36,8 @@ bool mt_token_is(const mt_token *t, const char *word) {
   size_t i;
   if (t->kind != MT_TOK_WORD) return false;
   for (i = 0; i < t->len; i++) {
-    if (lower(t->text[i]) != word[i]) return false; /* stops at its NUL */
+    /* stops at the word's NUL, though the text may have one too */
+    if (word[i] == '\0' || lower(t->text[i]) != word[i]) return false;
   }
   return word[i] == '\0';
 }

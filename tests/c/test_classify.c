@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "pg/lexer.h"
 #include "support/test.h"
 
 #define EMPTY MT_SQL_EMPTY
@@ -381,6 +382,17 @@ static void unfinished_texts_are_never_plain(void **state) {
   assert_true(info.cls > PLAIN && info.lasting);
 }
 
+/* Else what is behind the end of a word in our tables is read too. */
+static void a_name_with_a_nul_is_no_word(void **state) {
+  mt_token t = {MT_TOK_WORD, "set\0\0set", 8};
+  (void)state;
+  assert_false(mt_token_is(&t, "set\0\0set"));
+  t.len = 4;
+  assert_false(mt_token_is(&t, "set"));
+  t.len = 3;
+  assert_true(mt_token_is(&t, "set"));
+}
+
 static void check_count(const char *sql, int statements, mt_sql_class cls) {
   mt_sql_info info;
   mt_sql_classify(sql, strlen(sql), &info);
@@ -467,6 +479,7 @@ int main(void) {
       cmocka_unit_test(transaction_control),
       cmocka_unit_test(strings_end_where_the_server_thinks),
       cmocka_unit_test(unfinished_texts_are_never_plain),
+      cmocka_unit_test(a_name_with_a_nul_is_no_word),
       cmocka_unit_test(statements_are_counted),
       cmocka_unit_test(routine_bodies_are_one_statement),
       cmocka_unit_test(set_transaction_is_seen_in_front),
