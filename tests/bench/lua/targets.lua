@@ -56,12 +56,15 @@ end
 
 local W5 = "mtenant auto"
 local TARGETS = {
-  target("W2 throughput / raw, the better raw one", ">=", 0.6, harder(math.min,
+  target("W2 throughput / raw, the better raw one", ">=", 0.8, harder(math.min,
     ratio_figure("W2", "mtenant c4", "raw c4 affinity", "per_s"),
     ratio_figure("W2", "mtenant c4", "raw c4", "per_s"))),
-  target("W2 client CPU / raw, the better raw one", "<=", 2, harder(math.max,
+  target("W2 client CPU / raw, the better raw one", "<=", 1.6, harder(math.max,
     ratio_figure("W2", "mtenant c4", "raw c4 affinity", "cpu_us"),
     ratio_figure("W2", "mtenant c4", "raw c4", "cpu_us"))),
+  target("W2 p99 / raw, the better raw one", "<=", 1.5, harder(math.max,
+    ratio_figure("W2", "mtenant c4", "raw c4 affinity", "p99_us"),
+    ratio_figure("W2", "mtenant c4", "raw c4", "p99_us"))),
   target("W2 server connections", "<=", 20,
     own_figure(largest, "W2", "mtenant c4", "peak_conns")),
   target("W2 peak RSS, MiB", "<=", 24,
