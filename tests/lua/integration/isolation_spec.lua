@@ -274,6 +274,48 @@ describe("a schema that is dropped while a statement is on its way", function()
 end)
 
 
+describe("a schema that was renamed", function()
+  after_each(env.assert_nothing_left)
+
+  it("is not found, not even in public, until it has its name again",
+     env.in_task(function()
+    env.tenants({ "named" })
+    env.sql("CREATE TABLE t_named.items (owner text);"
+      .. "INSERT INTO t_named.items VALUES ('named');"
+      .. "CREATE TABLE public.items (owner text);"
+      .. "INSERT INTO public.items VALUES ('public');"
+      .. "GRANT ALL ON public.items TO PUBLIC;"
+      .. "DROP SCHEMA IF EXISTS t_other CASCADE")
+    local db = assert(env.manager():get_db_async("named"))
+    local uses = {
+      function() return db:value("SELECT owner FROM items") end,
+      function()
+        return db:transaction(function(tx)
+          return tx:value("SELECT owner FROM items")
+        end)
+      end,
+      function()
+        return db:session(function(s)
+          return s:value("SELECT owner FROM items")
+        end)
+      end,
+    }
+    for _ = 1, 3 do
+      for _, use in ipairs(uses) do assert.equal("named", env.must(use())) end
+    end
+    env.sql("ALTER SCHEMA t_named RENAME TO t_other")
+    for _, use in ipairs(uses) do
+      local value, err = use()
+      assert.is_nil(value)
+      assert.equal("tenant_not_found", err.code)
+    end
+    env.sql("ALTER SCHEMA t_other RENAME TO t_named")
+    for _, use in ipairs(uses) do assert.equal("named", env.must(use())) end
+    env.sql("DROP TABLE public.items")
+  end))
+end)
+
+
 describe("a connection that somebody has changed", function()
   setup(function()
     fill({ "acme", "globex" })
