@@ -148,24 +148,30 @@ function methods:schema()
 end
 
 
-local mt = {
-  __name = "mtenant.db",
-  __index = statement.extend(methods),
-  __tostring = function(self)
-    return "mtenant.db (" .. tostring(self.tenant_id) .. ")"
-  end,
-}
+methods._start = start
+statement.extend(methods)
+
+
+local function to_string(self)
+  return "mtenant.db (" .. tostring(self.tenant_id) .. ")"
+end
 
 
 local M = {}
 
 
---- Makes a handle; for the manager.
----@param fields table  _h (core handle), _m (manager), tenant_id, ...
----@return mtenant.Db
-function M.new(fields)
-  fields._start = start
-  return setmetatable(fields, mt)
+--- What the handles of one manager have in common, so that a handle is small:
+-- a request may well make one of its own.
+---@param shared table  _m (manager), _pooled, _timeout_ms, _delay
+---@return fun(h: userdata, tenant_id: string, on_query: function?): mtenant.Db
+function M.class(shared)
+  for name, method in pairs(methods) do shared[name] = method end
+  local mt = { __name = "mtenant.db", __index = shared,
+               __tostring = to_string }
+  return function(h, tenant_id, on_query)
+    return setmetatable({ _h = h, tenant_id = tenant_id,
+                          _on_query = on_query }, mt)
+  end
 end
 
 

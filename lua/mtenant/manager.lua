@@ -142,15 +142,12 @@ local function query_observer(self, tenant_id)
 end
 
 
-local function new_handle(self, core_handle, tenant_id)
+local function handle_class(self)
   local connection = self._config.connection
-  return database.new({
-    _h = core_handle,
+  return database.class({
     _m = self,
-    tenant_id = tenant_id,
     _pooled = connection.pooler == "transaction",
     _timeout_ms = connection.statement_timeout_ms,
-    _on_query = query_observer(self, tenant_id),
     _delay = function(attempt, previous)
       local retry = connection.retry
       local jitter = retry.jitter == true and "true"
@@ -160,6 +157,19 @@ local function new_handle(self, core_handle, tenant_id)
                           self._core:random(), previous)
     end,
   })
+end
+
+
+-- The newest handles are held on to: others go with the next collection when
+-- nobody has them, and a busy tenant's would be made again and again.
+local RECENT = 256
+
+local function new_handle(self, core_handle, tenant_id)
+  local db = self._new_handle(core_handle, tenant_id,
+                              query_observer(self, tenant_id))
+  self._recent_at = self._recent_at % RECENT + 1
+  self._recent[self._recent_at] = db
+  return db
 end
 
 
@@ -392,6 +402,7 @@ function methods:dispose(timeout_ms)
     errors.misuse(2, "dispose: timeout_ms must be a number")
   end
   self._over = true
+  self._recent = {}
   live[self] = nil
   local slot = self._core:dispose(timeout_ms)
   if task.current() then
@@ -419,6 +430,8 @@ function M.create(cfg)
   self._debug = debug_log.new(self._config.debug)
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })
+  self._recent, self._recent_at = {}, 0
+  self._new_handle = handle_class(self)
   local weak = setmetatable({ manager = self }, { __mode = "v" })
   local settings = config.flatten(self._config)
   local handle, err = core.manager(settings, function(kind, ...)

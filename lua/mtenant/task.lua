@@ -11,7 +11,7 @@ local errors = require "mtenant.errors"
 
 local co_create, co_resume = coroutine.create, coroutine.resume
 local co_running, co_status = coroutine.running, coroutine.status
-local co_yield, isyieldable = coroutine.yield, coroutine.isyieldable
+local co_yield, may_wait = coroutine.yield, core.may_wait
 local next_done, cancel_slot, post = core.next_done, core.cancel, core.post
 local now_ms = core.now_ms
 local unpack = table.unpack or unpack -- luacheck: ignore 143
@@ -92,7 +92,7 @@ end
 -- after a resume: the task waits, has ended, or yielded what it must not
 local function after(task, previous, ok, first, ...)
   current = previous
-  if ok and first == WAIT and co_status(task.co) ~= "dead" then return end
+  if ok and first == WAIT then return end -- nobody else has WAIT to return
   if co_status(task.co) == "dead" then return finish(task, ok, first, ...) end
   finish(task, false, errors.new("misuse",
     "coroutine.yield in a task: only mtenant's own calls may wait here"))
@@ -174,15 +174,10 @@ function M.check(what)
   if not task then
     errors.misuse(3, "%s waits: call it inside mtenant.run or a task", what)
   end
-  if co_running() ~= task.co then
-    errors.misuse(3, "%s waits: it can't inside a coroutine of your own "
-      .. "(coroutine.wrap or coroutine.create)", what)
-  end
-  if not isyieldable() then
-    errors.misuse(3, "%s waits: it can't across a C call (table.sort, "
-      .. "string.gsub, a metamethod called from C)", what)
-  end
-  return task.cancelled or task.expired
+  if may_wait(task.co) then return task.cancelled or task.expired end
+  errors.misuse(3, "%s waits: it can't %s", what, co_running() ~= task.co
+    and "inside a coroutine of your own (coroutine.wrap or coroutine.create)"
+    or "across a C call (table.sort, string.gsub, a metamethod called from C)")
 end
 
 

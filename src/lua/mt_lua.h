@@ -82,13 +82,16 @@ struct mt_op {
 
 /*
  * What results of one statement have in common, kept between queries: column
- * types and one shared metatable (registry reference) that holds the column
- * names and the command, so that a small result costs no tables but its rows.
+ * types and names, and one shared metatable that holds the names and the
+ * command, so that a small result costs no tables but its rows. NULL types:
+ * none is kept here.
  */
 typedef struct mt_shape {
-  uint64_t hash; /* of names, types and command */
-  int columns, ref;
-  unsigned *types;
+  int columns;
+  int info_ref;    /* registry: the metatable */
+  int names_ref;   /* registry: an array of the names, ours alone */
+  unsigned *types; /* with the texts behind, in one block */
+  char *texts;     /* the command's verb and the names, each with its NUL */
 } mt_shape;
 
 enum { MT_SHAPES = 256 };
@@ -101,7 +104,7 @@ struct mt_rt {
   int nops, capops, *free_slots, nfree;
   mt_list done;
   mt_defer deliver;
-  mt_shape shapes[MT_SHAPES]; /* by hash */
+  mt_shape shapes[MT_SHAPES]; /* by statement */
   locale_t c_locale;          /* numbers as SQL writes them */
   bool closing;               /* the VM goes away: Lua is not called any more */
   bool owns_loop;
@@ -166,8 +169,8 @@ void mt_lua_push_rows(lua_State *L, mt_rt *rt, mt_req *req, mt_as as,
                       bool json);
 /* Pushes an array of the streamed single-row results (cleared here). */
 void mt_lua_shapes_free(mt_rt *rt);
-void mt_lua_push_batch(lua_State *L, mt_rt *rt, mt_result **rows, int n,
-                       mt_as as, bool json);
+void mt_lua_push_batch(lua_State *L, mt_rt *rt, const mt_req *req,
+                       mt_result **rows, int n, mt_as as, bool json);
 /* value.c */
 void mt_lua_push_value(lua_State *L, mt_rt *rt, const char *v, size_t len,
                        unsigned type, bool json);

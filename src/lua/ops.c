@@ -126,7 +126,7 @@ static void push_result(lua_State *L, mt_op *op) {
       int n = l->stream ? mt_req_take_rows(l->stream, rows, 512) : 0;
       if (n > 0 && l->lease) mt_lease_resume(l->lease);
       if (n > 0)
-        mt_lua_push_batch(L, op->rt, rows, n, op->as, op->json);
+        mt_lua_push_batch(L, op->rt, l->stream, rows, n, op->as, op->json);
       else
         lua_pushboolean(L, 0); /* the end */
       return;
@@ -156,6 +156,13 @@ static int next_done(lua_State *L) {
   }
   op_free(op);
   return results;
+}
+
+/* may_wait(thread) -> does this run in that coroutine, and may it yield here?
+ */
+static int may_wait(lua_State *L) {
+  lua_pushboolean(L, lua_tothread(L, 1) == L && lua_isyieldable(L));
+  return 1;
 }
 
 /* ---- cancel ------------------------------------------------------------------------------ */
@@ -205,6 +212,7 @@ static int l_cancel(lua_State *L) {
 
 const luaL_Reg mt_lua_ops_functions[] = {{"sleep", l_sleep},
                                          {"next_done", next_done},
+                                         {"may_wait", may_wait},
                                          {"cancel", l_cancel},
                                          {NULL, NULL}};
 

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/rand.h"
 #include "lua/mt_lua.h"
 
 enum { BIG_RESULT = 2000 }; /* cells; the collector waits while it is built */
@@ -53,28 +52,16 @@ static void push_row(lua_State *L, mt_rt *rt, const mt_result *r, int i,
   }
 }
 
-/* "INSERT 0 3" -> "INSERT" */
-static void push_verb(lua_State *L, const mt_result *r) {
-  const char *tag = mt_result_command(r);
+/* "INSERT 0 3" -> 6 */
+static size_t verb_len(const char *tag) {
   size_t len = strlen(tag);
   while (len > 0 &&
          ((tag[len - 1] >= '0' && tag[len - 1] <= '9') || tag[len - 1] == ' '))
     len--;
-  lua_pushlstring(L, tag, len);
+  return len;
 }
 
 /* ---- shapes ------------------------------------------------------------------- */
-
-static uint64_t shape_hash(const mt_result *r, int columns) {
-  const char *tag = mt_result_command(r);
-  uint64_t h = mt_hash64(tag, strcspn(tag, " "), (uint64_t)columns);
-  int j;
-  for (j = 0; j < columns; j++) {
-    const char *name = mt_result_name(r, j);
-    h = mt_hash64(name, strlen(name), h + mt_result_type(r, j));
-  }
-  return h;
-}
 
 /* rows.affected of a shared metatable: such a result has as many rows. */
 static int shared_index(lua_State *L) {
@@ -90,9 +77,10 @@ static int shared_index(lua_State *L) {
 
 /* Pushes {command=, columns=[, affected=]}. */
 static void push_info(lua_State *L, const mt_result *r, int columns) {
+  const char *tag = mt_result_command(r);
   int j;
   lua_createtable(L, 0, 3);
-  push_verb(L, r);
+  lua_pushlstring(L, tag, verb_len(tag));
   lua_setfield(L, -2, "command");
   lua_createtable(L, columns, 0);
   for (j = 0; j < columns; j++) {
@@ -113,7 +101,10 @@ static void wrap_info(lua_State *L, bool shared) {
 }
 
 static void shape_clear(lua_State *L, mt_shape *s) {
-  if (s->types) luaL_unref(L, LUA_REGISTRYINDEX, s->ref);
+  if (s->types) {
+    luaL_unref(L, LUA_REGISTRYINDEX, s->info_ref);
+    luaL_unref(L, LUA_REGISTRYINDEX, s->names_ref);
+  }
   mt_free(s->types);
   memset(s, 0, sizeof *s);
 }
@@ -123,28 +114,82 @@ void mt_lua_shapes_free(mt_rt *rt) {
   for (i = 0; i < MT_SHAPES; i++) mt_free(rt->shapes[i].types);
 }
 
-/* The shape of r, made if need be; the column names are pushed one by one.
- * NULL when memory is short. */
-static mt_shape *push_shape(lua_State *L, mt_rt *rt, const mt_result *r) {
-  int columns = mt_result_columns(r), j;
-  uint64_t hash = shape_hash(r, columns);
-  mt_shape *s = &rt->shapes[hash % MT_SHAPES];
-  luaL_checkstack(L, columns + 12, "too many columns");
-  if (!s->types || s->hash != hash || s->columns != columns) {
-    shape_clear(L, s);
-    push_info(L, r, columns);
-    wrap_info(L, true);
-    s->ref = luaL_ref(L, LUA_REGISTRYINDEX);
-    s->types = mt_malloc((size_t)(columns ? columns : 1) * sizeof *s->types);
-    if (!s->types) {
-      luaL_unref(L, LUA_REGISTRYINDEX, s->ref);
-      luaL_error(L, "not enough memory");
-    }
-    s->hash = hash;
-    s->columns = columns;
-    for (j = 0; j < columns; j++) s->types[j] = mt_result_type(r, j);
+/* One statement's results differ where its tenants' tables do. */
+static bool shape_fits(const mt_shape *s, const mt_result *r, int columns) {
+  const char *at = s->texts, *tag = mt_result_command(r);
+  int j;
+  if (!s->types || s->columns != columns) return false;
+  for (; *at && *at == *tag; at++) tag++;
+  if (*at || verb_len(tag) > 0) return false;
+  for (j = 0; j < columns; j++) {
+    at += strlen(at) + 1;
+    if (s->types[j] != mt_result_type(r, j) ||
+        strcmp(at, mt_result_name(r, j)) != 0)
+      return false;
   }
-  for (j = 0; j < columns; j++) lua_pushstring(L, mt_result_name(r, j));
+  return true;
+}
+
+/* The types and texts of r in one block; false when memory is short. */
+static bool shape_copy(mt_shape *s, const mt_result *r, int columns) {
+  const char *tag = mt_result_command(r);
+  size_t types = (size_t)columns * sizeof *s->types, size = types;
+  size_t verb = verb_len(tag);
+  char *at;
+  int j;
+  for (j = 0; j < columns; j++) size += strlen(mt_result_name(r, j)) + 1;
+  s->types = mt_malloc(size + verb + 1);
+  if (!s->types) return false;
+  s->columns = columns;
+  s->texts = at = (char *)s->types + types;
+  memcpy(at, tag, verb);
+  at[verb] = '\0';
+  at += verb + 1;
+  for (j = 0; j < columns; j++) {
+    size_t len = strlen(mt_result_name(r, j)) + 1;
+    memcpy(at, mt_result_name(r, j), len);
+    at += len;
+    s->types[j] = mt_result_type(r, j);
+  }
+  return true;
+}
+
+static void shape_make(lua_State *L, mt_shape *s, const mt_result *r,
+                       int columns) {
+  int info, names, j;
+  push_info(L, r, columns);
+  wrap_info(L, true);
+  lua_createtable(L, columns, 0);
+  for (j = 0; j < columns; j++) {
+    lua_pushstring(L, mt_result_name(r, j));
+    lua_rawseti(L, -2, j + 1);
+  }
+  names = luaL_ref(L, LUA_REGISTRYINDEX);
+  info = luaL_ref(L, LUA_REGISTRYINDEX);
+  if (!shape_copy(s, r, columns)) {
+    luaL_unref(L, LUA_REGISTRYINDEX, names);
+    luaL_unref(L, LUA_REGISTRYINDEX, info);
+    luaL_error(L, "not enough memory");
+  }
+  s->names_ref = names;
+  s->info_ref = info;
+}
+
+/* The shape of r, which answers req; made if need be. The column names are
+ * pushed one by one. Raises when memory is short. */
+static const mt_shape *push_shape(lua_State *L, mt_rt *rt, const mt_req *req,
+                                  const mt_result *r) {
+  int columns = mt_result_columns(r), j, top;
+  mt_shape *s = &rt->shapes[(uintptr_t)req->sql / sizeof *req->sql % MT_SHAPES];
+  luaL_checkstack(L, columns + 12, "too many columns");
+  if (!shape_fits(s, r, columns)) {
+    shape_clear(L, s);
+    shape_make(L, s, r, columns);
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, s->names_ref);
+  top = lua_gettop(L);
+  for (j = 0; j < columns; j++) lua_rawgeti(L, top, j + 1);
+  lua_remove(L, top);
   return s;
 }
 
@@ -152,7 +197,7 @@ static void set_info(lua_State *L, const mt_result *r, const mt_shape *s,
                      int rows) {
   long long affected = mt_result_affected(r);
   if (affected == rows && s->columns > 0) {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, s->ref);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, s->info_ref);
   } else {
     push_info(L, r, s->columns);
     lua_pushinteger(L, (lua_Integer)affected);
@@ -174,7 +219,7 @@ void mt_lua_push_rows(lua_State *L, mt_rt *rt, mt_req *req, mt_as as,
     lua_newtable(L);
     return;
   }
-  s = push_shape(L, rt, r);
+  s = push_shape(L, rt, req, r);
   rows = mt_result_rows(r);
   columns = s->columns;
   lua_createtable(L, rows, 0);
@@ -190,10 +235,10 @@ void mt_lua_push_rows(lua_State *L, mt_rt *rt, mt_req *req, mt_as as,
   lua_settop(L, base + 1);
 }
 
-void mt_lua_push_batch(lua_State *L, mt_rt *rt, mt_result **batch, int n,
-                       mt_as as, bool json) {
+void mt_lua_push_batch(lua_State *L, mt_rt *rt, const mt_req *req,
+                       mt_result **batch, int n, mt_as as, bool json) {
   int base = lua_gettop(L), names = base + 1, i;
-  const mt_shape *s = push_shape(L, rt, batch[0]);
+  const mt_shape *s = push_shape(L, rt, req, batch[0]);
   lua_createtable(L, n, 0);
   for (i = 0; i < n; i++) {
     push_row(L, rt, batch[i], 0, s->columns, names, s->types, as, json);

@@ -79,6 +79,7 @@ void mt_conn_close(mt_conn *c, mt_error *err) {
   forget_socket(c);
   mt_timer_del(&c->timer);
   mt_defer_del(&c->processing);
+  mt_defer_del(&c->turn_end);
   drop_connecting(c);
   mt_defer_add(c->reactor, &c->closing, MT_DEFER_DELIVER);
 }
@@ -401,6 +402,7 @@ mt_conn *mt_conn_new(mt_reactor *r, mt_endpoint *ep, const mt_conn_options *opt,
   c->closing.cb = on_closing;
   c->freeing.cb = on_free;
   c->processing.cb = on_processing;
+  mt__cork_init(c);
   mt_stmt_cache_init(&c->stmts, opt->cache_statements);
   mt_defer_add(r, &c->processing, MT_DEFER_FLUSH);
   return c;

@@ -60,7 +60,7 @@ struct mt_conn {
   struct pg_conn *pg;
   mt_io io;
   mt_timer timer; /* connect timeout; later: of a cancel, of a reset */
-  mt_defer closing, freeing, processing;
+  mt_defer closing, freeing, processing, turn_end;
   mt_list outbox;   /* unsent */
   mt_list inflight; /* sent, in order */
   mt_stmt_cache stmts;
@@ -71,10 +71,14 @@ struct mt_conn {
   bool blocked;        /* the socket is full: nothing is sent */
   bool simple;         /* out of pipeline mode for a simple query */
   bool paused;         /* a stream's consumer is behind */
-  bool retire;         /* take no more requests */
-  bool resetting;      /* see reset.h */
-  bool row_scopes;     /* their scope statements have been prepared */
-  bool touched;        /* the session may differ from how it was opened */
+  bool is_tcp;
+  int turn_units;  /* sent in this turn of the loop ... */
+  int corked;      /* ... of them, held back in the kernel */
+  bool retire;     /* take no more requests */
+  bool resetting;  /* see reset.h */
+  bool row_scopes; /* their scope statements have been prepared */
+  bool progressed; /* units have ended, the owner does not know yet */
+  bool touched;    /* the session may differ from how it was opened */
   int reset_kind;
   uint64_t reported_settings; /* hash of what the server reported at first */
   bool fatal;    /* a FATAL result was read: what is behind did not run */

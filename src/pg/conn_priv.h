@@ -30,6 +30,12 @@ void mt__conn_deallocate(mt_conn *c, uint32_t number);
 mt_error *mt__conn_lost(mt_conn *c);
 /* Error from a result of the server; statement phase. */
 mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
+/* Sends of one turn together (cork.c): once; when the socket is there; around
+ * each unit. The callbacks are taken back with c->turn_end. */
+void mt__cork_init(mt_conn *c);
+void mt__cork_open(mt_conn *c);
+void mt__cork_before(mt_conn *c);
+void mt__cork_after(mt_conn *c);
 /* Says what a failed connect means for the tenant. */
 void mt__conn_explain(const mt_conn *c, mt_error *e);
 /* First line of a libpq message, without what comes before the severity's

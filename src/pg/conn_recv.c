@@ -218,7 +218,7 @@ static void finish(mt_conn *c, mt_req *req) {
   req->state = MT_REQ_DONE;
   req->on_done(req);
   cancel_abandoned(c);
-  if (c->state == MT_CONN_OPEN) c->cbs->on_progress(c);
+  c->progressed = true;
 }
 
 static void user_result(mt_conn *c, mt_req *req, PGresult *res) {
@@ -353,8 +353,11 @@ void mt__conn_process(mt_conn *c) {
   }
   deliver_rows(c);
   if (c->state != MT_CONN_OPEN) return;
-  /* once for all that was answered together: it costs a third of a us */
-  if (!c->touched && mt_conn_touched(c)) c->cbs->on_progress(c);
+  /* once for all that was answered together: the look costs a third of a us */
+  if ((!c->touched && mt_conn_touched(c)) || c->progressed) {
+    c->progressed = false;
+    c->cbs->on_progress(c);
+  }
   if (c->state != MT_CONN_OPEN) return;
   if (PQstatus(c->pg) == CONNECTION_BAD && !c->paused) {
     mt_conn_close(c, mt__conn_lost(c));

@@ -177,6 +177,7 @@ static void send_req(mt_conn *c, mt_req *req) {
   req->step = req->nsteps = 0;
   mt_list_push(&c->inflight, &req->node);
   c->requests++;
+  mt__cork_before(c);
   ok = req->flags & MT_REQ_SIMPLE ? send_simple(c, req)
                                   : send_unit(c, req, &evicted);
   if (!ok) {
@@ -188,6 +189,7 @@ static void send_req(mt_conn *c, mt_req *req) {
   if (req->flags & MT_REQ_STREAM && req->nsteps == 1) PQsetSingleRowMode(c->pg);
   r = PQflush(c->pg);
   c->blocked = r > 0;
+  mt__cork_after(c);
   if (evicted) mt__conn_deallocate(c, evicted);
 }
 
@@ -301,6 +303,7 @@ static void on_setup(mt_req *req) {
   if (c->state != MT_CONN_OPEN) return;
   mt_timer_del(&c->timer);
   c->ready = true;
+  mt__cork_open(c);
   mt__conn_remember(c);
   mt__conn_set_interval(c);
   if (c->state == MT_CONN_OPEN) c->cbs->on_open(c);

@@ -63,13 +63,14 @@ static bool enter(mt_sql_table *t, mt_sql *s) {
 }
 
 mt_sql *mt_sql_intern(mt_sql_table *t, const char *sql, size_t len) {
-  mt_sql *s;
+  /* the one before, often */
+  mt_sql *s = t->lru.tail ? mt_container(t->lru.tail, mt_sql, lru) : NULL;
+  if (s && s->len == len && memcmp(s->text, sql, len) == 0)
+    return mt_sql_ref(s);
   HASH_FIND(hh, t->texts, sql, len, s);
   if (s) {
-    if (t->lru.tail != &s->lru) {
-      mt_list_remove(&t->lru, &s->lru);
-      mt_list_push(&t->lru, &s->lru);
-    }
+    mt_list_remove(&t->lru, &s->lru);
+    mt_list_push(&t->lru, &s->lru);
     return mt_sql_ref(s);
   }
   s = text_new(sql, len);
