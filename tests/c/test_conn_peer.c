@@ -1,5 +1,9 @@
-/* Answers that break the protocol: what tests/fuzz found. A fake server logs
- * the client in and then says what a test wants. */
+/* Answers that break the protocol: what tests/fuzz found; and when what is
+ * sent leaves. A fake server logs the client in and then says what a test
+ * wants. */
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -39,12 +43,22 @@ static int listen_on(const char *path) {
   return fd;
 }
 
-static void begin(fixture *f) {
-  char url[80], path[80];
-  snprintf(path, sizeof path, "mt-test-%ld/.s.PGSQL.5432", (long)getpid());
-  snprintf(url, sizeof url, "host=@mt-test-%ld port=5432 user=u dbname=d",
-           (long)getpid());
-  f->listener = listen_on(path);
+/* On a free port of 127.0.0.1. */
+static int listen_on_tcp(int *port) {
+  struct sockaddr_in sa = {.sin_family = AF_INET,
+                           .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t len = sizeof sa;
+  int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  assert_true(fd >= 0);
+  assert_int_equal(bind(fd, (struct sockaddr *)&sa, len), 0);
+  assert_int_equal(listen(fd, 4), 0);
+  assert_int_equal(getsockname(fd, (struct sockaddr *)&sa, &len), 0);
+  *port = ntohs(sa.sin_port);
+  return fd;
+}
+
+/* Connects to the listener, and is ready to send. */
+static void begin_at(fixture *f, const char *url) {
   f->r = mt_test_reactor();
   f->scope = mt_client_scope(1, "t_a");
   mt_client_init(&f->c, f->r);
@@ -59,6 +73,24 @@ static void begin(fixture *f) {
   say_bytes(f, peer_two_parses);
   say_bytes(f, peer_ready);
   MT_RUN_UNTIL(f->r, f->c.opened);
+}
+
+static void begin(fixture *f) {
+  char url[80], path[80];
+  snprintf(path, sizeof path, "mt-test-%ld/.s.PGSQL.5432", (long)getpid());
+  snprintf(url, sizeof url, "host=@mt-test-%ld port=5432 user=u dbname=d",
+           (long)getpid());
+  f->listener = listen_on(path);
+  begin_at(f, url);
+}
+
+static void begin_tcp(fixture *f) {
+  char url[96];
+  int port;
+  f->listener = listen_on_tcp(&port);
+  snprintf(url, sizeof url,
+           "host=127.0.0.1 port=%d user=u dbname=d sslmode=disable", port);
+  begin_at(f, url);
 }
 
 static void end(fixture *f) {
@@ -131,12 +163,78 @@ static void a_position_without_measure_is_none(void **state) {
   end(&f);
 }
 
+/* ---- when units leave --------------------------------------------------------- */
+
+/* What has come by now. TCP on one machine delivers before send() returns; the
+ * wait is for what should not come. */
+static size_t hear(const fixture *f, char *buf, size_t size) {
+  struct pollfd p = {.fd = f->fd, .events = POLLIN};
+  size_t have = 0;
+  while (poll(&p, 1, 20) > 0) {
+    ssize_t n = recv(f->fd, buf + have, size - have, 0);
+    assert_true(n > 0);
+    have += (size_t)n;
+  }
+  return have;
+}
+
+static int count_syncs(const fixture *f) {
+  char buf[16384];
+  size_t have = hear(f, buf, sizeof buf), at = 0;
+  int syncs = 0;
+  while (at + 5 <= have) {
+    uint32_t len;
+    memcpy(&len, buf + at + 1, sizeof len);
+    syncs += buf[at] == 'S';
+    at += 1 + ntohl(len);
+  }
+  assert_int_equal(at, have); /* whole messages */
+  return syncs;
+}
+
+/* Each a text of its own, which is not prepared at its first use. */
+static void send_many(fixture *f, mt_answer *answers, int from, int to) {
+  char sql[32];
+  for (; from < to; from++) {
+    snprintf(sql, sizeof sql, "select %d", from);
+    mt_client_send(&f->c, &answers[from], 0, f->scope, sql);
+  }
+}
+
+static void answer_all(fixture *f, mt_answer *answers, int n) {
+  int i;
+  for (i = 0; i < n; i++) SAY(f, ANSWER PARSED ANSWER READY("I"));
+  for (i = 0; i < n; i++) {
+    MT_RUN_UNTIL(f->r, answers[i].done);
+    assert_string_equal(mt_answer_text(&answers[i]), "1");
+    mt_answer_free(&answers[i]);
+  }
+}
+
+static void units_of_a_turn_leave_together_over_tcp(void **state) {
+  mt_answer answers[14];
+  char setup[16384];
+  fixture f;
+  (void)state;
+  begin_tcp(&f);
+  hear(&f, setup, sizeof setup);
+  send_many(&f, answers, 0, 5);
+  assert_int_equal(count_syncs(&f), 1); /* the first, at once */
+  mt_reactor_run_once(f.r, false);
+  assert_int_equal(count_syncs(&f), 4); /* the rest, when the turn ends */
+  send_many(&f, answers, 5, 14);
+  assert_int_equal(count_syncs(&f), 9); /* not more than so many wait */
+  answer_all(&f, answers, 14);
+  end(&f);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(an_early_ready_is_no_success),
       cmocka_unit_test(an_answer_that_is_not_read_is_no_success),
       cmocka_unit_test(a_simple_query_without_an_answer_is_no_success),
       cmocka_unit_test(a_position_without_measure_is_none),
+      cmocka_unit_test(units_of_a_turn_leave_together_over_tcp),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
