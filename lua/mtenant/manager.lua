@@ -4,6 +4,7 @@
 -- connection.
 
 local config = require "mtenant.config"
+local control = require "mtenant.control"
 local core = require "mtenant.core"
 local database = require "mtenant.db"
 local databases = require "mtenant.databases"
@@ -142,21 +143,22 @@ local function query_observer(self, tenant_id)
 end
 
 
+-- what the handles of a manager share
 local function handle_class(self)
   local connection = self._config.connection
-  return database.class({
+  return {
     _m = self,
     _pooled = connection.pooler == "transaction",
     _timeout_ms = connection.statement_timeout_ms,
     _delay = function(attempt, previous)
-      local retry = connection.retry
+      local retry = self._config.connection.retry
       local jitter = retry.jitter == true and "true"
         or retry.jitter or "none"
       return core.backoff(retry.initial_delay_ms, retry.max_delay_ms,
                           retry.backoff_multiplier, jitter, attempt,
                           self._core:random(), previous)
     end,
-  })
+  }
 end
 
 
@@ -316,6 +318,7 @@ end
 
 databases.install(methods)
 servers.install(methods)
+control.install(methods, disposed)
 
 
 --- What the pools have done so far. For now for people and tests; the shape
@@ -427,11 +430,13 @@ local M = {}
 function M.create(cfg)
   local self = setmetatable({}, mt)
   self._config = config.define(cfg, { level = 3 })
+  self._given = control.copy(cfg)
   self._debug = debug_log.new(self._config.debug)
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })
   self._recent, self._recent_at = {}, 0
-  self._new_handle = handle_class(self)
+  self._class = handle_class(self)
+  self._new_handle = database.class(self._class)
   local weak = setmetatable({ manager = self }, { __mode = "v" })
   local settings = config.flatten(self._config)
   local handle, err = core.manager(settings, function(kind, ...)

@@ -310,6 +310,58 @@ static int breaker_state(lua_State *L) {
   return 1;
 }
 
+/* pause(id) -> true | nil, err */
+static int pause_tenant(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  const char *id = luaL_checkstring(L, 2);
+  mt_error *err = NULL;
+  if (mt_manager_pause(u->m, id, &err) != MT_OK) return mt_lua_fail(L, err, id);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+static int resume_tenant(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_resume(u->m, luaL_checkstring(L, 2)));
+  return 1;
+}
+
+static int quiet(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_quiet(u->m, luaL_checkstring(L, 2)));
+  return 1;
+}
+
+static int pause_server(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_pause_server(u->m, luaL_checkstring(L, 2)));
+  return 1;
+}
+
+static int resume_server(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_resume_server(u->m, luaL_checkstring(L, 2)));
+  return 1;
+}
+
+static int server_quiet(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushboolean(L, mt_manager_server_quiet(u->m, luaL_checkstring(L, 2)));
+  return 1;
+}
+
+/* reconfigure(config): a flat table as for manager() */
+static int reconfigure(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  mt_manager_config c;
+  const char *path[MT_LUA_PATH_NAMES + 1];
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_remove(L, 1);
+  mt_lua_read_config(L, &c, path);
+  mt_manager_reconfigure(u->m, &c);
+  return 0;
+}
+
 static int disposed(lua_State *L) {
   mt_manager_ud *u = luaL_checkudata(L, 1, MT_LUA_MANAGER);
   lua_pushboolean(L, !u->m || mt_manager_disposed(u->m));
@@ -381,6 +433,13 @@ void mt_lua_manager_register(lua_State *L) {
       {"isolate", isolate},
       {"close_breaker", close_breaker},
       {"breaker_state", breaker_state},
+      {"pause", pause_tenant},
+      {"resume", resume_tenant},
+      {"quiet", quiet},
+      {"pause_server", pause_server},
+      {"resume_server", resume_server},
+      {"server_quiet", server_quiet},
+      {"reconfigure", reconfigure},
       {"random", random_unit},
       {"stats", stats},
       {"unsafe_keep_sessions", unsafe_keep_sessions},

@@ -176,6 +176,10 @@ static void dispatch_ready(mt_pool *p) {
 
 void mt__pool_dispatch(mt_pool *p) {
   if (p->dispatching || p->closing) return;
+  if (p->server->paused) {
+    mt__maint_start(p);
+    return;
+  }
   p->dispatching = true;
   if (p->lease_waiters.len) mt__lease_grant_all(p);
   dispatch_ready(p);
@@ -440,6 +444,14 @@ void mt_pool_free(mt_pool *p) {
   mt_node_unlink(&p->node);
   mt_endpoint_unref(p->endpoint);
   mt_free(p);
+}
+
+void mt_pool_set_options(mt_pool *p, const mt_pool_options *opt) {
+  mt_node *n;
+  p->opt = *opt;
+  for (n = p->waiting.head; n; n = n->next)
+    mt__share_line_up(mt_container(n, mt_share, waiting));
+  mt__pool_kick(p);
 }
 
 const mt_pool_stats *mt_pool_get_stats(const mt_pool *p) { return &p->stats; }

@@ -109,6 +109,15 @@ mt_breaker_state mt_server_breaker_state(const mt_server *s);
 void mt_server_isolate(mt_server *s);
 /* Ends that, and forgets failures: it is tried at once. */
 void mt_server_close_breaker(mt_server *s);
+/* What comes waits until it is resumed, and so does what is queued; what runs
+ * goes on. True: it was paused. */
+void mt_server_pause(mt_server *s);
+bool mt_server_resume(mt_server *s);
+/* Nothing runs there and nobody has a lease. */
+bool mt_server_quiet(const mt_server *s);
+/* Another budget; 0 is "auto", from what it is now. What is open beyond it
+ * goes when it is idle. */
+void mt_server_set_max(mt_server *s, int max);
 int mt_server_open(const mt_server *s);
 int mt_server_cap(const mt_server *s);
 
@@ -140,6 +149,8 @@ void mt_pool_close(mt_pool *p, double timeout_ms, void (*done)(void *data),
                    void *data);
 /* After done, or never used. No share or lease may be left in use. */
 void mt_pool_free(mt_pool *p);
+/* Holds from now on; connections that are open keep what is theirs. */
+void mt_pool_set_options(mt_pool *p, const mt_pool_options *opt);
 const mt_pool_stats *mt_pool_get_stats(const mt_pool *p);
 const mt_endpoint *mt_pool_endpoint(const mt_pool *p);
 /* Counts up whenever a connection is lost: what was verified before may no

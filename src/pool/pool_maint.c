@@ -59,6 +59,7 @@ static void expire_leases(mt_pool *p, mt_list *list, double now) {
  * room in the budget that others have taken. */
 static bool server_answers(const mt_pool *p) {
   const mt_node *n;
+  if (p->server->paused) return false;
   if (p->stats.open > 0 || p->connecting > 0) return p->stats.open > 0;
   if (mt__breaker_waits(p->server)) return false;
   for (n = p->server->pools.head; n; n = n->next)
@@ -115,6 +116,7 @@ static void on_maint(mt_timer *t) {
   mt_pool *p = mt_container(t, mt_pool, maint);
   double now = mt_reactor_now(p->reactor);
   size_t left = p->slots.len;
+  int beyond = p->server->open - p->server->cap; /* the budget has shrunk */
   mt_node *n, *next;
   for (n = p->slots.head; n; n = next) {
     mt_slot *s = mt_container(n, mt_slot, node);
@@ -125,7 +127,7 @@ static void on_maint(mt_timer *t) {
       p->epoch++;
       p->stats.retired++;
     } else if (mt__slot_idle(s) &&
-               (too_old(s, now) ||
+               (beyond-- > 0 || too_old(s, now) ||
                 (left > (size_t)p->opt.min && idle_too_long(s, now)))) {
       left--;
       mt__slot_close(s);

@@ -47,6 +47,7 @@ struct mt_server {
   int failures;    /* connection attempts in a row */
   mt_error *cause; /* of the last one */
   bool isolated;
+  bool paused;
   double probe_at; /* not before, while the breaker is open */
   mt_timer probe_timer;
   mt_list sleepers;

@@ -57,6 +57,13 @@ void mt_server_set_breaker(mt_server *s, const mt_breaker_options *o) {
   s->breaker = *o;
 }
 
+void mt_server_set_max(mt_server *s, int max) {
+  s->max = max;
+  s->asked = false;
+  if (max > 0) s->cap = max;
+  mt__server_wake(s);
+}
+
 int mt_server_open(const mt_server *s) { return s->open; }
 int mt_server_cap(const mt_server *s) { return s->cap; }
 
@@ -130,7 +137,7 @@ static void on_limits(mt_req *req) {
   mt_server *s = req->data;
   const char *v;
   mt_result *r = mt_req_result(req);
-  if (!req->err && r && mt_result_rows(r) == 1 &&
+  if (s->max == 0 && !req->err && r && mt_result_rows(r) == 1 &&
       (v = mt_result_value(r, 0, 0)))
     s->cap = atoi(v);
   if (s->cap < 1) s->cap = 1;

@@ -207,16 +207,25 @@ static void ping(mt_attempts *f) {
   mt_error_unref(err);
 }
 
+static bool under_way(const mt_attempts *f) {
+  return f->ping || f->timer.active || mt_node_linked(&f->turn);
+}
+
+void mt__flight_resumed(mt_attempts *f) {
+  if (!under_way(f)) take_turn(f);
+}
+
 void mt__flight_routed(mt_attempts *f, const mt_error *err) {
-  if (f->ping || f->timer.active || mt_node_linked(&f->turn)) return;
+  if (under_way(f)) return;
   if (err)
     failed(f, err);
-  else if (f->tenant->state == MT_TENANT_READY)
+  else if (f->tenant->state == MT_TENANT_READY && !mt__tenant_held(f->tenant))
     ping(f);
 }
 
 static void attempt(mt_attempts *f) {
   mt_error *err = NULL;
+  if (mt__tenant_held(f->tenant)) return;
   if (f->tenant->state == MT_TENANT_READY) {
     ping(f);
   } else if (mt__route_start(f->tenant, &err) != MT_OK) {

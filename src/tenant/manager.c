@@ -140,18 +140,32 @@ void mt__tenant_touch(mt_tenant *t) {
   mt_list_push(&m->lru, &t->lru);
 }
 
-void mt__tenant_evict(mt_tenant *t, const char *reason) {
-  mt_manager *m = t->manager;
+static void tell_evicted(mt_tenant *t, const char *reason) {
   mt_event ev = {.kind = "pool_evicted",
                  .tenant_id = t->id,
                  .schema = mt_tenant_schema(t),
                  .reason = reason};
+  mt__manager_event(t->manager, &ev);
+}
+
+/* What waits for it stays, and follows the new route. */
+static void reroute(mt_tenant *t, const char *reason) {
+  mt_tenant_ref(t);
+  tell_evicted(t, reason);
+  if (t->state == MT_TENANT_READY) t->rerouting = true;
+  mt__route_forget_question(t);
+  mt__tenant_check(t);
+  mt_tenant_unref(t);
+}
+
+void mt__tenant_evict(mt_tenant *t, const char *reason) {
+  mt_manager *m = t->manager;
   assert(t->registered && !t->shared);
   HASH_DELETE(hh, m->tenants, t);
   mt_list_remove(&m->lru, &t->lru);
   t->registered = false;
   t->refs++;
-  mt__manager_event(m, &ev);
+  tell_evicted(t, reason);
   mt_tenant_unref(t);
   mt__tenant_check(t);
 }
@@ -254,7 +268,10 @@ int mt_manager_shared(mt_manager *m, mt_tenant **out, mt_error **err) {
 bool mt_manager_evict(mt_manager *m, const char *id, const char *reason) {
   mt_tenant *t = mt_manager_find(m, id);
   if (!t) return false;
-  mt__tenant_evict(t, reason);
+  if (t->paused)
+    reroute(t, reason);
+  else
+    mt__tenant_evict(t, reason);
   return true;
 }
 
@@ -269,6 +286,7 @@ bool mt_manager_retire(mt_manager *m, const char *id) {
 
 static void drop_entry(mt_tenant *t, const mt_error *err) {
   t->refs++;
+  t->paused = t->rerouting = false;
   if (t->flight) mt__flight_abort(t->flight, err);
   mt__tenant_fail_pending(t, err);
   if (t->registered) {

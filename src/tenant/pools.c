@@ -2,21 +2,10 @@
  * The manager's pools and servers: one pool per endpoint (per tenant in
  * dedicated mode), one budget per server.
  */
-#include <limits.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "tenant/tenant_priv.h"
-
-/* A pooler's clients are cheap, and what the server has free is not ours to
- * divide. */
-enum { POOLED_MAX_CONNECTIONS = 20 };
-
-static int max_connections(const mt_manager_config *c) {
-  if (c->max_connections > 0 || !c->pooled) return c->max_connections;
-  return POOLED_MAX_CONNECTIONS;
-}
 
 static mt_server *server_for(mt_manager *m, const char *name) {
   size_t len = strlen(name);
@@ -27,7 +16,7 @@ static mt_server *server_for(mt_manager *m, const char *name) {
   e = mt_calloc(sizeof *e + len + 1);
   if (!e) return NULL;
   memcpy(e->name, name, len);
-  e->server = mt_server_new(name, max_connections(&m->cfg));
+  e->server = mt_server_new(name, mt__max_connections(&m->cfg));
   if (!e->server) {
     mt_free(e);
     return NULL;
@@ -48,27 +37,8 @@ static bool password(void *data, char *buf, size_t size) {
 }
 
 static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
-  const mt_manager_config *c = &m->cfg;
-  mt_pool_options o = {.conn = {.application_name = c->application_name,
-                                .connect_timeout_ms = c->connect_timeout_ms,
-                                .cancel_timeout_ms = c->cancel_timeout_ms,
-                                .cache_statements = c->cache_statements,
-                                .pooled = c->pooled},
-                       .max = c->pool_max,
-                       .min = c->pool_min,
-                       .max_waiting = c->max_waiting,
-                       .idle_timeout_ms = c->idle_timeout_ms,
-                       .acquire_timeout_ms = c->acquire_timeout_ms,
-                       .max_lifetime_ms = c->max_lifetime_ms,
-                       .max_tenants_touched = c->max_tenants_touched,
-                       .reset = c->reset,
-                       .queue_policy = c->queue_policy,
-                       .rate = c->rate_limit};
+  mt_pool_options o = mt__pool_options(&m->cfg);
   mt_server *server = server_for(m, ep->server);
-  if (c->pooled) { /* the sessions are not ours to reset or to recycle */
-    o.max_tenants_touched = INT_MAX;
-    o.reset = MT_RESET_AUTO;
-  }
   return server ? mt_pool_new(m->reactor, server, ep, &o, password, m) : NULL;
 }
 
@@ -159,29 +129,4 @@ void mt__pools_free(mt_manager *m) {
     mt_server_free(s->server);
     mt_free(s);
   }
-}
-
-static mt_server *find_server(const mt_manager *m, const char *name) {
-  mt_server_entry *e;
-  HASH_FIND(hh, m->servers, name, strlen(name), e);
-  return e ? e->server : NULL;
-}
-
-bool mt_manager_isolate(mt_manager *m, const char *server) {
-  mt_server *s = find_server(m, server);
-  if (s) mt_server_isolate(s);
-  return s;
-}
-
-bool mt_manager_close_breaker(mt_manager *m, const char *server) {
-  mt_server *s = find_server(m, server);
-  if (s) mt_server_close_breaker(s);
-  return s;
-}
-
-bool mt_manager_breaker(const mt_manager *m, const char *server,
-                        mt_breaker_state *out) {
-  const mt_server *s = find_server(m, server);
-  if (s) *out = mt_server_breaker_state(s);
-  return s;
 }

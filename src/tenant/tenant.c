@@ -13,13 +13,18 @@
 /* ---- life ------------------------------------------------------------------- */
 
 bool mt_tenant_busy(const mt_tenant *t) {
-  return t->flight || t->pending.len || t->acquires.len ||
+  return t->paused || t->flight || t->pending.len || t->acquires.len ||
          (t->state == MT_TENANT_READY && mt_share_busy(&t->share));
 }
 
 static void on_free(mt_defer *d) {
   mt_tenant *t = mt_container(d, mt_tenant, freeing);
   mt_manager *m = t->manager;
+  if (t->rerouting && !mt_share_busy(&t->share)) {
+    t->rerouting = false;
+    mt__route_drop(t);
+    if (!t->paused) mt__tenant_resumed(t);
+  }
   if (t->registered || mt_tenant_busy(t)) return;
   mt__route_drop(t);
   if (t->refs > 0) return;
@@ -28,7 +33,7 @@ static void on_free(mt_defer *d) {
 }
 
 void mt__tenant_check(mt_tenant *t) {
-  if (t->registered || mt_tenant_busy(t)) return;
+  if (!t->rerouting && (t->registered || mt_tenant_busy(t))) return;
   mt_defer_add(t->manager->reactor, &t->freeing, MT_DEFER_FREE);
 }
 
@@ -83,17 +88,36 @@ static int submit_ready(mt_tenant *t, mt_req *req, mt_error **err) {
   return mt_share_submit(&t->share, req, err);
 }
 
+bool mt__tenant_held(const mt_tenant *t) { return t->paused || t->rerouting; }
+
+static bool may_go_on(const mt_tenant *t) {
+  return t->state == MT_TENANT_READY && !mt__tenant_held(t);
+}
+
+/* Puts it where it waits for the route, which is asked for if need be. */
+static int wait_for_route(mt_tenant *t, mt_list *line, mt_node *n,
+                          mt_error **err) {
+  int rc;
+  if (line->len >= (size_t)t->manager->cfg.max_waiting)
+    return mt_fail(
+        err, mt_error_new(MT_E_POOL_EXHAUSTED, "too many (%zu) wait already %s",
+                          line->len,
+                          mt__tenant_held(t) ? "for the tenant to be resumed"
+                                             : "for the tenant's route"));
+  mt_list_push(line, n);
+  rc = mt__tenant_held(t) ? MT_OK : mt__route_start(t, err);
+  if (rc != MT_OK) mt_node_unlink(n);
+  return rc;
+}
+
 int mt_tenant_submit(mt_tenant *t, mt_req *req, mt_error **err) {
   int rc;
   t = mt_tenant_live(t, err);
   if (!t) return err && *err ? (*err)->code : MT_E_DISPOSED;
-  if (t->state == MT_TENANT_READY) return submit_ready(t, req, err);
+  if (may_go_on(t)) return submit_ready(t, req, err);
   req->state = MT_REQ_WAITING;
-  mt_list_push(&t->pending, &req->node);
-  rc = mt__route_start(t, err);
-  if (rc == MT_OK) return MT_OK;
-  mt_node_unlink(&req->node);
-  req->state = MT_REQ_NEW;
+  rc = wait_for_route(t, &t->pending, &req->node, err);
+  if (rc != MT_OK) req->state = MT_REQ_NEW;
   return rc;
 }
 
@@ -143,15 +167,9 @@ int mt_tenant_acquire(mt_tenant *t,
   a->on_done = on_done;
   a->data = data;
   *out = a;
-  if (t->state == MT_TENANT_READY) {
-    rc = acquire_ready(a, err);
-  } else {
-    mt_list_push(&t->acquires, &a->node);
-    rc = mt__route_start(t, err);
-  }
-  if (rc == MT_OK) return MT_OK;
-  mt_node_unlink(&a->node);
-  mt_free(a);
+  rc = may_go_on(t) ? acquire_ready(a, err)
+                    : wait_for_route(t, &t->acquires, &a->node, err);
+  if (rc != MT_OK) mt_free(a);
   return rc;
 }
 
@@ -210,7 +228,7 @@ typedef struct routed {
 static void deliver(mt_tenant *t, const mt_error *err) {
   if (err)
     mt__tenant_fail_pending(t, err);
-  else if (t->state == MT_TENANT_READY)
+  else if (may_go_on(t))
     go_on(t);
   if (t->flight) mt__flight_routed(t->flight, err);
   mt__tenant_check(t);
@@ -223,6 +241,34 @@ static void on_routed(mt_defer *d) {
   deliver(t, r->err);
   mt_error_unref(r->err);
   mt_free(r);
+}
+
+static void on_resumed(mt_defer *d) {
+  routed *r = mt_container(d, routed, defer);
+  mt_tenant *t = r->tenant;
+  mt_error *err = NULL;
+  t->refs--;
+  mt_free(r);
+  if (mt__tenant_held(t)) return;
+  if (t->state == MT_TENANT_READY)
+    go_on(t);
+  else if ((t->pending.len || t->acquires.len) &&
+           mt__route_start(t, &err) != MT_OK)
+    mt__tenant_fail_pending(t, err);
+  mt_error_unref(err);
+  if (t->flight) mt__flight_resumed(t->flight);
+  mt__tenant_check(t);
+}
+
+void mt__tenant_resumed(mt_tenant *t) {
+  routed *r = mt_calloc(sizeof *r);
+  if (!r) {
+    mt__tenant_fail_pending(t, mt_error_oom());
+    return;
+  }
+  r->defer.cb = on_resumed;
+  r->tenant = mt_tenant_ref(t);
+  mt_defer_add(t->manager->reactor, &r->defer, MT_DEFER_DELIVER);
 }
 
 /* The resolver may answer inside the call that asked: go on later. */

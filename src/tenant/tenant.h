@@ -43,6 +43,8 @@ struct mt_tenant {
   int refs;        /* handles */
   bool shared;     /* the shared handle's entry */
   bool registered; /* in the registry; false: evicted */
+  bool paused;     /* what comes waits in pending and acquires */
+  bool rerouting;  /* paused: its route goes once it is quiet */
   mt_scope *scope; /* READY */
   mt_pool_entry *entry;
   mt_share share;
@@ -108,6 +110,23 @@ bool mt_manager_evict(mt_manager *m, const char *id, const char *reason);
 /* Closes the connections of the tenant's pool, those in use once they are
  * free. False: there is no such entry, or it has no route yet. */
 bool mt_manager_retire(mt_manager *m, const char *id);
+/* What has been accepted is done, what comes waits until it is resumed, its
+ * own timeouts excepted. The entry is made if need be, and stays; evicted, it
+ * keeps what waits and is routed afresh. */
+int mt_manager_pause(mt_manager *m, const char *id, mt_error **err);
+/* False: it was not paused. */
+bool mt_manager_resume(mt_manager *m, const char *id);
+/* Nothing of the tenant is queued in a pool or in flight. */
+bool mt_manager_quiet(const mt_manager *m, const char *id);
+/* The same for a server by its name; false: no pool has used it yet. What is
+ * queued in the pools waits too. */
+bool mt_manager_pause_server(mt_manager *m, const char *server);
+bool mt_manager_resume_server(mt_manager *m, const char *server);
+bool mt_manager_server_quiet(const mt_manager *m, const char *server);
+/* Takes over from c what may change while the manager serves: the pools' and
+ * the budget's numbers, time limits, retry, rate limit, breaker, and the
+ * limits of the registry. Connections that are open stay. */
+void mt_manager_reconfigure(mt_manager *m, const mt_manager_config *c);
 /* The breaker of a server by its name; false: no pool has used it yet. */
 bool mt_manager_isolate(mt_manager *m, const char *server);
 bool mt_manager_close_breaker(mt_manager *m, const char *server);

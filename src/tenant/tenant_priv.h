@@ -62,6 +62,10 @@ void mt__tenant_check(mt_tenant *t);
 /* The route has come, or has failed. */
 void mt__tenant_routed(mt_tenant *t, const mt_error *err);
 void mt__tenant_fail_pending(mt_tenant *t, const mt_error *err);
+/* Paused, or about to be routed afresh: what comes waits. */
+bool mt__tenant_held(const mt_tenant *t);
+/* It was held: what has waited goes on. */
+void mt__tenant_resumed(mt_tenant *t);
 
 /* route.c */
 /* Asks for the route unless it is known or asked for. */
@@ -74,6 +78,8 @@ void mt__route_forget_question(mt_tenant *t);
 /* manager->starter's callback. */
 void mt__flights_start(mt_defer *d);
 void mt__flight_routed(mt_attempts *f, const mt_error *err);
+/* The tenant was paused: its next attempt is due, unless one is under way. */
+void mt__flight_resumed(mt_attempts *f);
 /* Ends the flight with err for all of its waiters. */
 void mt__flight_abort(mt_attempts *f, const mt_error *err);
 
@@ -85,6 +91,11 @@ void mt__pools_close_dedicated(mt_pool_entry *e);
 /* Starts to close all; the manager hears of the last one. Returns how many. */
 int mt__pools_close_all(mt_manager *m, double timeout_ms);
 void mt__pools_free(mt_manager *m);
+
+/* control.c: of a configuration, what a server's budget is and what a pool is
+ * made with. */
+int mt__max_connections(const mt_manager_config *c);
+mt_pool_options mt__pool_options(const mt_manager_config *c);
 
 mt_error *mt__disposed_error(void);
 
