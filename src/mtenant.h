@@ -196,6 +196,10 @@ typedef struct mt_breaker_options {
   double break_duration_ms; /* not 0: always so long instead */
   bool fail_fast; /* statements fail with MT_E_BREAKER_OPEN meanwhile, instead
                      of waiting for the next attempt */
+  double failure_ratio;   /* not 0: it opens also when so many of the attempts
+                             of the last sampling_duration_ms have failed, */
+  int minimum_throughput; /* ... given so many, whatever is open already */
+  double sampling_duration_ms;
 } mt_breaker_options;
 
 typedef enum mt_breaker_state {
@@ -204,6 +208,15 @@ typedef enum mt_breaker_state {
   MT_BREAKER_HALF_OPEN, /* an attempt is under way */
   MT_BREAKER_ISOLATED   /* by hand */
 } mt_breaker_state;
+
+/* What may run again: of each server, a token bucket. */
+typedef struct mt_retry_budget {
+  bool enabled;
+  double per_second;   /* tokens that time brings */
+  double ratio;        /* ... and each statement */
+  double burst;        /* at most so many */
+  double tenant_share; /* of these figures: what one tenant has of its own */
+} mt_retry_budget;
 
 typedef struct mt_manager_config {
   const char *url; /* NULL: libpq's environment */
@@ -220,6 +233,7 @@ typedef struct mt_manager_config {
   mt_queue_policy queue_policy;
   mt_rate_limit rate_limit;   /* of each tenant */
   mt_breaker_options breaker; /* of each server */
+  mt_retry_budget retry_budget;
   int max_pools;
   double pool_ttl_ms;             /* 0: never */
   const char *const *search_path; /* NULL-ended; "$tenant" is the schema */

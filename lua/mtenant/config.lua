@@ -116,6 +116,13 @@ local function check_probe_delay(delay_ms, breaker)
 end
 
 
+local function check_ratio(ratio)
+  if ratio and (ratio <= 0 or ratio > 1) then
+    return "%s must be more than 0 and at most 1"
+  end
+end
+
+
 -- In the order of their messages; `resolve` is this early because the template
 -- is required without it.
 local LEADING = {
@@ -187,6 +194,17 @@ local TRAILING = {
     check = check_probe_delay },
   { "breaker.break_duration_ms", kind = "number", min = 1 },
   { "breaker.fail_fast", kind = "boolean", default = false },
+  { "breaker.failure_ratio", kind = "number", check = check_ratio },
+  { "breaker.minimum_throughput", kind = "integer", min = 1, default = 10 },
+  { "breaker.sampling_duration_ms", kind = "number", min = 1,
+    default = 10000 },
+
+  { "retry_budget.enabled", kind = "boolean", default = true },
+  { "retry_budget.per_second", kind = "number", min = 0, default = 10 },
+  { "retry_budget.ratio", kind = "number", min = 0, default = 0.2 },
+  { "retry_budget.burst", kind = "number", min = 1, default = 100 },
+  { "retry_budget.tenant_share", kind = "number", default = 0.5,
+    check = check_ratio },
 
   { "hooks.on_pool_created", kind = "function" },
   { "hooks.on_pool_evicted", kind = "function" },
@@ -227,7 +245,9 @@ local checker = make_checker()
 --- search_path, verify_schema, reset
 ---@field resolve? fun(tenant_id: string, ctx: table): any
 ---@field breaker table failure_threshold, initial_delay_ms, max_delay_ms,
---- break_duration_ms, fail_fast
+--- break_duration_ms, fail_fast, failure_ratio, minimum_throughput,
+--- sampling_duration_ms
+---@field retry_budget table enabled, per_second, ratio, burst, tenant_share
 ---@field rate_limit table max_queries_per_second, burst, on_exceeded
 ---@field hooks table on_pool_created, on_pool_evicted, on_error, on_promotion,
 --- on_queue_full, on_queue_timeout
@@ -306,6 +326,14 @@ function M.flatten(cfg)
     breaker_max_delay_ms = cfg.breaker.max_delay_ms,
     break_duration_ms = cfg.breaker.break_duration_ms,
     breaker_fail_fast = cfg.breaker.fail_fast,
+    breaker_failure_ratio = cfg.breaker.failure_ratio,
+    breaker_minimum_throughput = cfg.breaker.minimum_throughput,
+    breaker_sampling_duration_ms = cfg.breaker.sampling_duration_ms,
+    retry_budget_enabled = cfg.retry_budget.enabled,
+    retry_budget_per_second = cfg.retry_budget.per_second,
+    retry_budget_ratio = cfg.retry_budget.ratio,
+    retry_budget_burst = cfg.retry_budget.burst,
+    retry_budget_tenant_share = cfg.retry_budget.tenant_share,
     idle_timeout_ms = pool.idle_timeout_ms,
     connect_timeout_ms = pool.connect_timeout_ms,
     acquire_timeout_ms = pool.acquire_timeout_ms,

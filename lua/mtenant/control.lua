@@ -88,9 +88,12 @@ for _, name in ipairs {
   "rate_limit.max_queries_per_second", "rate_limit.burst",
   "rate_limit.on_exceeded", "breaker.failure_threshold",
   "breaker.initial_delay_ms", "breaker.max_delay_ms",
-  "breaker.break_duration_ms", "breaker.fail_fast", "isolation.max_pools",
+  "breaker.break_duration_ms", "breaker.fail_fast", "breaker.failure_ratio",
+  "breaker.minimum_throughput", "breaker.sampling_duration_ms",
+  "retry_budget.enabled", "retry_budget.per_second", "retry_budget.ratio",
+  "retry_budget.burst", "retry_budget.tenant_share", "isolation.max_pools",
   "isolation.pool_ttl_ms",
-  "rate_limit", "breaker", -- as a whole, back to their defaults
+  "rate_limit", "breaker", "retry_budget", -- as a whole, back to their defaults
 } do CHANGEABLE[name] = true end
 
 

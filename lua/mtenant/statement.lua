@@ -160,6 +160,12 @@ local function run(self, what, sql, as, timeout_ms, json, ...)
 end
 
 
+-- within a transaction nothing runs again by itself
+local function may_run_again(self)
+  return self._h ~= nil and self._h:take_retry()
+end
+
+
 local function run_options(self, what, opts, as)
   local given, json = M.check_options(opts, 2)
   local params = opts.params or {}
@@ -167,7 +173,7 @@ local function run_options(self, what, opts, as)
   local rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
                         unpack(params, 1, n))
   if err and opts.idempotent and err.ambiguous
-    and err.code == "connection_lost" then
+    and err.code == "connection_lost" and may_run_again(self) then
     rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
                     unpack(params, 1, n))
   end

@@ -245,7 +245,10 @@ function M.transaction(db, opts, fn)
     if res[1] then return unpack(res, 2, res.n) end
     local err, raise = res[2], res[3]
     if raise then error(err, 0) end
-    if attempt >= opts.retry or not may_retry(err) then return nil, err end
+    if attempt >= opts.retry or not may_retry(err)
+      or not db._h:take_retry() then
+      return nil, err
+    end
     previous = db._delay(attempt, previous)
     attempt = attempt + 1
     local _, stopped = task.sleep(previous)

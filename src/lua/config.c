@@ -100,6 +100,18 @@ void mt_lua_read_config(lua_State *L, mt_manager_config *c, const char **path) {
       num(L, "breaker_max_delay_ms", c->breaker.max_delay_ms);
   c->breaker.break_duration_ms = num(L, "break_duration_ms", 0);
   c->breaker.fail_fast = mt_lua_flag(L, "breaker_fail_fast");
+  c->breaker.failure_ratio = num(L, "breaker_failure_ratio", 0);
+  c->breaker.minimum_throughput =
+      (int)num(L, "breaker_minimum_throughput", c->breaker.minimum_throughput);
+  c->breaker.sampling_duration_ms =
+      num(L, "breaker_sampling_duration_ms", c->breaker.sampling_duration_ms);
+  c->retry_budget.enabled = mt_lua_flag(L, "retry_budget_enabled");
+  c->retry_budget.per_second =
+      num(L, "retry_budget_per_second", c->retry_budget.per_second);
+  c->retry_budget.ratio = num(L, "retry_budget_ratio", c->retry_budget.ratio);
+  c->retry_budget.burst = num(L, "retry_budget_burst", c->retry_budget.burst);
+  c->retry_budget.tenant_share =
+      num(L, "retry_budget_tenant_share", c->retry_budget.tenant_share);
   c->rate_limit.per_second = num(L, "max_queries_per_second", 0);
   c->rate_limit.burst = num(L, "burst", 1);
   c->rate_limit.mode =

@@ -127,6 +127,12 @@ static int connect_tenant(lua_State *L) {
   return mt_lua_fail(L, err, name_of(t));
 }
 
+/* take_retry() -> may something of this tenant run again? */
+static int take_retry(lua_State *L) {
+  lua_pushboolean(L, mt_tenant_take_retry(check_tenant(L)));
+  return 1;
+}
+
 /* ---- leases ---------------------------------------------------------------------------- */
 
 static void on_acquired(mt_acquire *a, mt_lease *l, const mt_error *err) {
@@ -165,11 +171,10 @@ static int db_gc(lua_State *L) {
 }
 
 void mt_lua_db_register(lua_State *L) {
-  static const luaL_Reg methods[] = {{"query", query},
-                                     {"connect", connect_tenant},
-                                     {"acquire", acquire},
-                                     {"schema", schema},
-                                     {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"query", query},     {"connect", connect_tenant},
+      {"acquire", acquire}, {"take_retry", take_retry},
+      {"schema", schema},   {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_DB, methods, meta);
   lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);

@@ -391,6 +391,8 @@ static int stats(lua_State *L) {
   set_number(L, "queue_full", (double)s.queue_full);
   set_number(L, "queue_timeouts", (double)s.queue_timeouts);
   set_number(L, "rate_limited", (double)s.rate_limited);
+  set_number(L, "retries", (double)s.retries);
+  set_number(L, "retries_refused", (double)s.retries_refused);
   set_number(L, "held_up", (double)s.behind);
   set_number(L, "held_up_ms", s.behind_ms);
   set_number(L, "held_up_max_ms", s.behind_max_ms);

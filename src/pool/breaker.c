@@ -4,6 +4,7 @@
  * finds. See pool_priv.h and docs/design.md, "Breaker".
  */
 #include <math.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "pool/pool_priv.h"
@@ -12,14 +13,47 @@
 #define RAMP_NONE 0 /* the budget alone decides */
 
 void mt_breaker_options_init(mt_breaker_options *o) {
-  *o = (mt_breaker_options){
-      .failure_threshold = 1, .initial_delay_ms = 100, .max_delay_ms = 1000};
+  *o = (mt_breaker_options){.failure_threshold = 1,
+                            .initial_delay_ms = 100,
+                            .max_delay_ms = 1000,
+                            .minimum_throughput = 10,
+                            .sampling_duration_ms = 10000};
+}
+
+/* ---- the ratio of failures ---------------------------------------------------- */
+
+static void sample(mt_server *s, double now, bool failed) {
+  mt_samples *w = &s->samples;
+  int64_t tenth = (int64_t)(now * MT_SAMPLES / s->breaker.sampling_duration_ms);
+  int64_t i = tenth - w->tenth > MT_SAMPLES ? tenth - MT_SAMPLES : w->tenth;
+  if (s->breaker.failure_ratio <= 0) return;
+  while (i < tenth) { /* their time is over */
+    i++;
+    w->all[i % MT_SAMPLES] = w->failed[i % MT_SAMPLES] = 0;
+  }
+  w->tenth = tenth;
+  w->all[tenth % MT_SAMPLES]++;
+  w->failed[tenth % MT_SAMPLES] += failed;
+}
+
+static bool too_many_failed(const mt_server *s) {
+  const mt_breaker_options *o = &s->breaker;
+  unsigned all = 0, failed = 0;
+  int i;
+  if (o->failure_ratio <= 0) return false;
+  for (i = 0; i < MT_SAMPLES; i++) {
+    all += s->samples.all[i];
+    failed += s->samples.failed[i];
+  }
+  return all >= (unsigned)o->minimum_throughput &&
+         failed >= o->failure_ratio * all;
 }
 
 /* ---- state ------------------------------------------------------------------ */
 
 static bool is_open(const mt_server *s) {
-  return s->failures >= s->breaker.failure_threshold && s->live == 0;
+  return s->tripped ||
+         (s->failures >= s->breaker.failure_threshold && s->live == 0);
 }
 
 bool mt__breaker_waits(const mt_server *s) { return s->isolated || is_open(s); }
@@ -27,7 +61,7 @@ bool mt__breaker_waits(const mt_server *s) { return s->isolated || is_open(s); }
 static double delay_of(mt_server *s, mt_pool *p) {
   const mt_breaker_options *o = &s->breaker;
   int n = s->failures - o->failure_threshold;
-  double ms = o->initial_delay_ms * pow(2, n < 30 ? n : 30);
+  double ms = o->initial_delay_ms * pow(2, n < 0 ? 0 : n < 30 ? n : 30);
   if (ms > o->max_delay_ms) ms = o->max_delay_ms;
   if (o->break_duration_ms > 0) ms = o->break_duration_ms;
   return ms * (1 + JITTER * mt_rand_unit(&p->rand));
@@ -52,7 +86,7 @@ bool mt__breaker_allows(mt_server *s, mt_pool *p) {
 
 mt_error *mt__breaker_refusal(const mt_server *s) {
   mt_error *e;
-  bool fast = s->breaker.fail_fast && is_open(s);
+  bool fast = s->breaker.fail_fast && is_open(s) && s->live == 0;
   if (!s->isolated && !fast) return NULL;
   e = s->isolated
           ? mt_error_new(MT_E_BREAKER_OPEN, "server %s is isolated", s->name)
@@ -86,8 +120,10 @@ static void wake_sleepers(mt_server *s) {
 }
 
 static void recovered(mt_server *s) {
-  if (s->failures == 0) return;
+  if (s->failures == 0 && !s->tripped) return;
   s->failures = 0;
+  if (s->tripped) memset(&s->samples, 0, sizeof s->samples);
+  s->tripped = false;
   mt_error_unref(s->cause);
   s->cause = NULL;
   mt_timer_del(&s->probe_timer);
@@ -95,7 +131,8 @@ static void recovered(mt_server *s) {
   mt__server_wake(s);
 }
 
-void mt__breaker_answered(mt_server *s) {
+void mt__breaker_answered(mt_server *s, double now) {
+  sample(s, now, false);
   if (s->ramp != RAMP_NONE) s->ramp = s->ramp * 2 < s->cap ? s->ramp * 2 : 0;
   recovered(s);
 }
@@ -106,7 +143,10 @@ static bool answers(const mt_server *s, const mt_error *err) {
 }
 
 void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
-  if (answers(s, err)) {
+  double now = mt_reactor_now(p->reactor);
+  sample(s, now, err->retryable);
+  if (too_many_failed(s)) s->tripped = true;
+  if (answers(s, err) && !s->tripped) {
     if (p->stats.open == 0) mt__pool_fail_slowly(p, err);
     if (err->sqlstate[0]) recovered(s); /* the server itself has said so */
     return;
@@ -114,8 +154,8 @@ void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
   s->failures++;
   mt_error_unref(s->cause);
   s->cause = mt_error_ref(err);
-  s->ramp = 1;
-  s->probe_at = mt_reactor_now(p->reactor) + delay_of(s, p);
+  s->ramp = s->live + 1;
+  s->probe_at = now + delay_of(s, p);
   mt_timer_del(&s->probe_timer);
   tell_waiters(s, err);
 }

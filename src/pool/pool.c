@@ -143,6 +143,7 @@ static void give(mt_slot *s, mt_share *share, double now) {
   arrive(s, req);
   if (!req->alone) p->quick_at = now;
   mt__rate_send(share, now);
+  mt__retry_earn(share);
   mt_conn_submit(s->conn, req);
   mt__slot_touch(s, share->hash);
   mt__fair_charge(share, req->cost_ms);

@@ -45,11 +45,17 @@ typedef struct mt_pool_stats {
   uint64_t tainted; /* connections closed because they could not be, or
                        because something unexpected had touched them */
   uint64_t queue_full, queue_timeouts, rate_limited;
+  uint64_t retries, retries_refused; /* by the budget */
   uint64_t behind;      /* requests that others on their connection held up */
   double behind_ms;     /* ... for so long in sum */
   double behind_max_ms; /* ... and at most */
   int open, peak;
 } mt_pool_stats;
+
+/* What was taken of a budget and has not come back. */
+typedef struct mt_bucket {
+  double taken, at;
+} mt_bucket;
 
 typedef struct mt_share {
   mt_node ready;   /* in one of pool->ready, or in pool->throttled */
@@ -63,8 +69,9 @@ typedef struct mt_share {
   uint64_t hash;  /* for its home */
   mt_slot *home;
   uint64_t home_epoch;
-  double deficit;      /* ms of its turn that are left */
-  double rate_at;      /* when its next statement would be on time */
+  double deficit; /* ms of its turn that are left */
+  double rate_at; /* when its next statement would be on time */
+  mt_bucket retries;
   double throttled_at; /* pool clock when its rate last held it back */
   void (*on_idle)(struct mt_share *s); /* optional: nothing left of it */
   /* optional; must not call back into the pool */
@@ -128,6 +135,8 @@ typedef struct mt_sleeper {
   void (*wake)(struct mt_sleeper *sl);
 } mt_sleeper;
 
+void mt_retry_budget_init(mt_retry_budget *o);
+void mt_server_set_retry_budget(mt_server *s, const mt_retry_budget *o);
 void mt_breaker_options_init(mt_breaker_options *o);
 /* While the pool's server does not answer: wake runs once when it does again,
  * or not at all. False: it answers, nobody would be woken. */
@@ -165,6 +174,9 @@ void mt_share_init(mt_share *s, mt_pool *p, uint64_t hash,
 /* Nothing of the share may be queued or in flight. */
 void mt_share_fini(mt_share *s);
 bool mt_share_busy(const mt_share *s);
+/* May something of it run again, that was refused or rolled back? Takes a
+ * token of the server's retry budget and of the share's part of it. */
+bool mt_share_take_retry(mt_share *s);
 
 /* Queues or sends a plain request; its on_finish runs once, later. Fails with
  * MT_E_DISPOSED or MT_E_POOL_EXHAUSTED (then never). */

@@ -34,6 +34,13 @@ enum {
 /* Of a share: what its next request is. */
 typedef enum mt_pace { MT_QUICK, MT_SLOW } mt_pace;
 
+/* Connection attempts of the breaker's sampling time, in tenths of it. */
+enum { MT_SAMPLES = 10 };
+typedef struct mt_samples {
+  int64_t tenth; /* the newest, since the clock's zero */
+  unsigned all[MT_SAMPLES], failed[MT_SAMPLES];
+} mt_samples;
+
 struct mt_server {
   char *name;
   int max;        /* 0: auto */
@@ -44,6 +51,10 @@ struct mt_server {
   int live;       /* connections that are open */
   int ramp;       /* after an outage: so many at most, doubled by each; 0 */
   mt_breaker_options breaker;
+  bool tripped; /* by the ratio of failures */
+  mt_samples samples;
+  mt_retry_budget retry_budget;
+  mt_bucket retries;
   int failures;    /* connection attempts in a row */
   mt_error *cause; /* of the last one */
   bool isolated;
@@ -148,6 +159,8 @@ void mt__rate_send(mt_share *s, double now);
 /* Under on_exceeded = reject: takes one if that is within the rate. */
 int mt__rate_admit(mt_share *s, mt_error **err);
 void mt__rate_init(mt_pool *p);
+/* A statement is sent: it brings part of a retry. */
+void mt__retry_earn(mt_share *s);
 /* Now, on the clock that acquire_timeout_ms counts by. */
 double mt__pool_clock(mt_pool *p);
 /* What a closing pool has cancelled was disposed of, not cancelled. */
@@ -209,7 +222,7 @@ bool mt__breaker_allows(mt_server *s, mt_pool *p);
 /* What a statement is told that may not even wait; NULL: it may. */
 mt_error *mt__breaker_refusal(const mt_server *s);
 void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err);
-void mt__breaker_answered(mt_server *s);
+void mt__breaker_answered(mt_server *s, double now);
 void mt__breaker_free(mt_server *s);
 
 #endif

@@ -41,6 +41,7 @@ mt_server *mt_server_new(const char *name, int max) {
   }
   s->max = max;
   mt_breaker_options_init(&s->breaker);
+  mt_retry_budget_init(&s->retry_budget);
   s->cap = max > 0 ? max : AUTO_START;
   return s;
 }

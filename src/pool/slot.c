@@ -66,7 +66,7 @@ static void on_open(mt_conn *c) {
   p->connecting--;
   p->server->live++;
   mt__server_connected(p->server);
-  mt__breaker_answered(p->server);
+  mt__breaker_answered(p->server, now);
   p->epoch++;
   p->stats.opened++;
   if (++p->stats.open > p->stats.peak) p->stats.peak = p->stats.open;

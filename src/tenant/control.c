@@ -124,6 +124,7 @@ static void take_over(mt_manager_config *to, const mt_manager_config *from) {
   to->queue_policy = from->queue_policy;
   to->rate_limit = from->rate_limit;
   to->breaker = from->breaker;
+  to->retry_budget = from->retry_budget;
   to->max_pools = from->max_pools;
   to->pool_ttl_ms = from->pool_ttl_ms;
 }
@@ -137,6 +138,7 @@ void mt_manager_reconfigure(mt_manager *m, const mt_manager_config *c) {
   o = mt__pool_options(&m->cfg);
   for (s = m->servers; s; s = s->hh.next) {
     mt_server_set_breaker(s->server, &m->cfg.breaker);
+    mt_server_set_retry_budget(s->server, &m->cfg.retry_budget);
     if (budget) mt_server_set_max(s->server, mt__max_connections(&m->cfg));
   }
   for (p = m->pools; p; p = p->hh.next) mt_pool_set_options(p->pool, &o);

@@ -41,6 +41,7 @@ void mt_manager_config_init(mt_manager_config *c) {
                            .pool_ttl_ms = 3600000,
                            .search_path = path};
   mt_breaker_options_init(&c->breaker);
+  mt_retry_budget_init(&c->retry_budget);
 }
 
 static int copy_path(mt_manager *m, const char *const *path) {
@@ -408,6 +409,8 @@ void mt_manager_stats(const mt_manager *m, mt_pool_stats *out,
     out->queue_full += s->queue_full;
     out->queue_timeouts += s->queue_timeouts;
     out->rate_limited += s->rate_limited;
+    out->retries += s->retries;
+    out->retries_refused += s->retries_refused;
     out->behind += s->behind;
     out->behind_ms += s->behind_ms;
     if (s->behind_max_ms > out->behind_max_ms)

@@ -22,6 +22,7 @@ static mt_server *server_for(mt_manager *m, const char *name) {
     return NULL;
   }
   mt_server_set_breaker(e->server, &m->cfg.breaker);
+  mt_server_set_retry_budget(e->server, &m->cfg.retry_budget);
 #undef uthash_nonfatal_oom
 #define uthash_nonfatal_oom(obj) failed = true
   HASH_ADD_KEYPTR(hh, m->servers, e->name, len, e);

@@ -137,6 +137,10 @@ mt_cancelled mt_tenant_cancel(mt_tenant *t, mt_req *req) {
   return mt_share_cancel(&t->share, req);
 }
 
+bool mt_tenant_take_retry(mt_tenant *t) {
+  return t->state != MT_TENANT_READY || mt_share_take_retry(&t->share);
+}
+
 /* ---- leases --------------------------------------------------------------------- */
 
 static void acquire_end(mt_acquire *a, mt_lease *l, const mt_error *err) {

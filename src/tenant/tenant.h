@@ -87,6 +87,8 @@ int mt_tenant_acquire(mt_tenant *t,
 /* on_done will not run. */
 void mt_acquire_cancel(mt_acquire *a);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
+/* As mt_share_take_retry, for the server that the tenant is routed to. */
+bool mt_tenant_take_retry(mt_tenant *t);
 /* Schema of the cached route, or NULL. */
 const char *mt_tenant_schema(const mt_tenant *t);
 /* Something of it is queued, in flight, leased or being connected. */

@@ -269,6 +269,81 @@ static int start(void **state) {
   return 0;
 }
 
+/* A job whose connect fails, or finds the breaker open. */
+static void fail_once(fixture *f) {
+  mt_job j;
+  mt_job_run(&j, &f->p, &f->a, "SELECT 1");
+  mt_job_failed(&j, MT_E_REFUSED, "");
+  mt_job_free(&j);
+}
+
+static void set_ratio(fixture *f, double ratio, int throughput) {
+  mt_breaker_options o;
+  mt_breaker_options_init(&o);
+  o.failure_threshold = 1000; /* that is not it */
+  o.initial_delay_ms = o.max_delay_ms = 200;
+  o.failure_ratio = ratio;
+  o.minimum_throughput = throughput;
+  o.sampling_duration_ms = 2000;
+  mt_server_set_breaker(f->p.server, &o);
+}
+
+static void a_ratio_of_failures_opens_it(void **state) {
+  double opened;
+  fixture f;
+  int i;
+  (void)state;
+  begin(&f, "host=127.0.0.1 port=1 dbname=x user=x");
+  set_ratio(&f, 0.5, 4);
+  for (i = 0; i < 4; i++) {
+    assert_int_equal(mt_server_breaker_state(f.p.server), MT_BREAKER_CLOSED);
+    fail_once(&f);
+  }
+  assert_int_equal(mt_server_breaker_state(f.p.server), MT_BREAKER_OPEN);
+  opened = mt_reactor_now(f.r);
+  fail_once(&f); /* waits for the probe */
+  assert_true(mt_reactor_now(f.r) - opened > 190);
+  end(&f);
+}
+
+static void few_attempts_are_no_ratio(void **state) {
+  fixture f;
+  int i;
+  (void)state;
+  begin(&f, "host=127.0.0.1 port=1 dbname=x user=x");
+  set_ratio(&f, 0.5, 4);
+  for (i = 0; i < 3; i++) fail_once(&f);
+  mt_test_run_for(f.r, 2300); /* their time is over */
+  for (i = 0; i < 3; i++) fail_once(&f);
+  assert_int_equal(mt_server_breaker_state(f.p.server), MT_BREAKER_CLOSED);
+  end(&f);
+}
+
+/* A server that lets some in and turns others away is not run against. */
+static void a_ratio_counts_beside_open_connections(void **state) {
+  mt_held h[8];
+  uint64_t failed;
+  fixture f;
+  int i;
+  (void)state;
+  begin(&f, server.url);
+  set_ratio(&f, 0.5, 4);
+  mt_lodger_expect(&f.a, &f.p, "SELECT 1", "1");
+  mt_observer_sql(&eye, "ALTER ROLE mtenant CONNECTION LIMIT 1");
+  for (i = 0; i < 8; i++) mt_held_acquire(&h[i], &f.p, &f.a);
+  MT_RUN_UNTIL(f.r, mt_server_breaker_state(f.p.server) == MT_BREAKER_OPEN);
+  failed = failures(&f);
+  mt_test_run_for(f.r, 100);
+  assert_int_equal(failures(&f), failed);
+  mt_observer_sql(&eye, "ALTER ROLE mtenant CONNECTION LIMIT -1");
+  MT_RUN_UNTIL(f.r, mt_server_breaker_state(f.p.server) == MT_BREAKER_CLOSED);
+  for (i = 0; i < 8; i++) {
+    MT_RUN_UNTIL(f.r, h[i].granted);
+    mt_lease_release(h[i].lease);
+  }
+  end(&f);
+}
+
 static int stop(void **state) {
   (void)state;
   mt_observer_close(&eye);
@@ -286,6 +361,9 @@ int main(void) {
       cmocka_unit_test(the_condemned_may_leave),
       cmocka_unit_test(sleepers_wake_when_it_answers),
       cmocka_unit_test(a_refusal_is_an_answer),
+      cmocka_unit_test(a_ratio_of_failures_opens_it),
+      cmocka_unit_test(few_attempts_are_no_ratio),
+      cmocka_unit_test(a_ratio_counts_beside_open_connections),
   };
   return cmocka_run_group_tests(tests, start, stop);
 }

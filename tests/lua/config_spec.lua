@@ -84,7 +84,10 @@ describe("defaults", function()
       },
       rate_limit = {},
       breaker = { failure_threshold = 1, initial_delay_ms = 100,
-                  max_delay_ms = 1000, fail_fast = false },
+                  max_delay_ms = 1000, fail_fast = false,
+                  minimum_throughput = 10, sampling_duration_ms = 10000 },
+      retry_budget = { enabled = true, per_second = 10, ratio = 0.2,
+                       burst = 100, tenant_share = 0.5 },
       hooks = {},
       debug = {
         enabled = false, log_queries = true, log_pool_events = true,

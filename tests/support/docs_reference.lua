@@ -116,7 +116,7 @@ local function valid_config()
   return {
     connection = { url = "postgresql://", pool = {}, retry = {} },
     isolation = { schema_name_template = function() end },
-    rate_limit = {}, breaker = {}, hooks = {}, debug = {},
+    rate_limit = {}, breaker = {}, retry_budget = {}, hooks = {}, debug = {},
   }
 end
 

@@ -100,6 +100,31 @@ describe("a transaction that loses", function()
     assert.equal(4, db:value("SELECT sum(n) FROM pair"))
   end))
 
+  it("is not run again beyond the retry budget", env.in_task(function()
+    local manager = env.manager {
+      connection = { retry = { initial_delay_ms = 0, max_delay_ms = 0 } },
+      retry_budget = { burst = 6, per_second = 0, ratio = 0 },
+    }
+    local function runs_of(id)
+      local runs = 0
+      local _, err = manager:get_db(id):transaction({ retry = 50 },
+        function(tx)
+          runs = runs + 1
+          return tx:query("DO $$ BEGIN RAISE serialization_failure; END $$")
+        end)
+      assert.equal("40001", err.sqlstate)
+      return runs
+    end
+    env.tenants { "globex", "initech" }
+    assert.equal(4, runs_of("acme")) -- half of the server's
+    assert.equal(1, runs_of("acme"))
+    assert.equal(4, runs_of("globex"))
+    assert.equal(1, runs_of("initech"))
+    local stats = manager:get_stats()
+    assert.equal(6, stats.retries)
+    assert.equal(4, stats.retries_refused)
+  end))
+
   it("gives up after that many times, with the last error", env.in_task(
     function()
       local db = db_of("acme", {
