@@ -223,8 +223,9 @@ typedef struct mt_manager_config {
   const char *application_name;
   int pool_max, pool_min, max_waiting, cache_statements;
   double idle_timeout_ms, connect_timeout_ms, acquire_timeout_ms,
-      max_lifetime_ms, cancel_timeout_ms, statement_timeout_ms;
-  int max_connections; /* 0: "auto" */
+      max_lifetime_ms, cancel_timeout_ms, statement_timeout_ms,
+      idle_transaction_timeout_ms; /* the last: 0, the server's */
+  int max_connections;             /* 0: "auto" */
   int max_tenants_touched;
   mt_retry_policy retry;
   bool dedicated, verify_schema;

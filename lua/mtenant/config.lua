@@ -123,6 +123,14 @@ local function check_ratio(ratio)
 end
 
 
+local function check_direct(value, connection)
+  if value and value > 0 and connection.pooler then
+    return "%s does not work behind a pooler: set "
+      .. "idle_in_transaction_session_timeout of the role instead"
+  end
+end
+
+
 -- In the order of their messages; `resolve` is this early because the template
 -- is required without it.
 local LEADING = {
@@ -161,6 +169,8 @@ local TRAILING = {
   { "connection.statement_timeout_ms", kind = "number", min = 0 },
   { "connection.cancel_timeout_ms", kind = "number", min = 0,
     default = 2000 },
+  { "connection.idle_transaction_timeout_ms", kind = "number", min = 0,
+    check = check_direct },
   { "connection.application_name", kind = "string", default = "mtenant" },
   { "connection.cache_statements", kind = "integer", min = 0,
     default = 256 },
@@ -239,7 +249,8 @@ local checker = make_checker()
 
 ---@class mtenant.config
 ---@field connection table url, password, pool, max_connections, pooler, retry,
---- statement_timeout_ms, cancel_timeout_ms, application_name, cache_statements
+--- statement_timeout_ms, cancel_timeout_ms, idle_transaction_timeout_ms,
+--- application_name, cache_statements
 ---@field isolation table strategy, schema_name_template, database_template,
 --- choose, schema, tenant_setting, mode, max_pools, pool_ttl_ms, role_template,
 --- search_path, verify_schema, reset
@@ -340,6 +351,7 @@ function M.flatten(cfg)
     max_lifetime_ms = pool.max_lifetime_ms,
     cache_statements = c.cache_statements,
     cancel_timeout_ms = c.cancel_timeout_ms,
+    idle_transaction_timeout_ms = c.idle_transaction_timeout_ms,
     max_connections = type(c.max_connections) == "number" and c.max_connections
       or 0,
     max_attempts = tries.max_attempts,

@@ -77,6 +77,7 @@ void mt_lua_read_config(lua_State *L, mt_manager_config *c, const char **path) {
   c->acquire_timeout_ms = num(L, "acquire_timeout_ms", c->acquire_timeout_ms);
   c->max_lifetime_ms = num(L, "max_lifetime_ms", c->max_lifetime_ms);
   c->cancel_timeout_ms = num(L, "cancel_timeout_ms", c->cancel_timeout_ms);
+  c->idle_transaction_timeout_ms = num(L, "idle_transaction_timeout_ms", 0);
   c->max_connections = (int)num(L, "max_connections", 0);
   c->max_tenants_touched =
       (int)num(L, "max_tenants_touched", c->max_tenants_touched);

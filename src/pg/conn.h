@@ -44,6 +44,7 @@ typedef struct mt_conn_options {
   const char *application_name; /* borrowed for the connection's life */
   double connect_timeout_ms;    /* per address, look-up included */
   double cancel_timeout_ms;
+  double idle_transaction_timeout_ms; /* 0: the server's */
   int cache_statements;
   bool pooled; /* behind a pooler in transaction mode: nothing is set on the
                   session, nothing is prepared, one unit at a time */

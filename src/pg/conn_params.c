@@ -17,6 +17,29 @@ static void add(params *p, const char *key, const char *value) {
   p->values[p->n++] = value;
 }
 
+/* A peer that has gone without a word is noticed: an idle connection's after
+ * 10 + 3 * 5 seconds, one's that was sent something after 15. The system's own
+ * values are hours. */
+static void add_keepalives(params *p) {
+  add(p, "keepalives_idle", "10");
+  add(p, "keepalives_interval", "5");
+  add(p, "keepalives_count", "3");
+  add(p, "tcp_user_timeout", "15000");
+}
+
+/* Behind what the URL has; the caller frees it. NULL when memory is short. */
+static char *session_options(const mt_conn *c) {
+  const char *given = c->endpoint->options ? c->endpoint->options : "";
+  double ms = c->opt.idle_transaction_timeout_ms;
+  if (ms <= 0)
+    return mt_asprintf("%s -c standard_conforming_strings=on -c search_path=",
+                       given);
+  return mt_asprintf(
+      "-c idle_in_transaction_session_timeout=%.0f %s "
+      "-c standard_conforming_strings=on -c search_path=",
+      ms < 1 ? 1 : ms, given);
+}
+
 /* Later keywords win: the user's come first, what isolation needs last. A
  * pooler takes no options: what they would set is checked instead. */
 void mt__conn_start(mt_conn *c) {
@@ -26,12 +49,11 @@ void mt__conn_start(mt_conn *c) {
   params p = {.n = 0};
   char **k;
   if (!c->opt.pooled) {
-    options =
-        mt_asprintf("%s -c standard_conforming_strings=on -c search_path=",
-                    c->endpoint->options ? c->endpoint->options : "");
+    options = session_options(c);
     if (!options) return;
   }
   add(&p, "gssencmode", "disable"); /* costs a failed attempt per connect */
+  add_keepalives(&p);
   add(&p, "fallback_application_name", c->opt.application_name);
   for (k = c->endpoint->keywords; *k; k++)
     add(&p, *k, c->endpoint->values[k - c->endpoint->keywords]);

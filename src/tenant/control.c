@@ -87,21 +87,23 @@ int mt__max_connections(const mt_manager_config *c) {
 }
 
 mt_pool_options mt__pool_options(const mt_manager_config *c) {
-  mt_pool_options o = {.conn = {.application_name = c->application_name,
-                                .connect_timeout_ms = c->connect_timeout_ms,
-                                .cancel_timeout_ms = c->cancel_timeout_ms,
-                                .cache_statements = c->cache_statements,
-                                .pooled = c->pooled},
-                       .max = c->pool_max,
-                       .min = c->pool_min,
-                       .max_waiting = c->max_waiting,
-                       .idle_timeout_ms = c->idle_timeout_ms,
-                       .acquire_timeout_ms = c->acquire_timeout_ms,
-                       .max_lifetime_ms = c->max_lifetime_ms,
-                       .max_tenants_touched = c->max_tenants_touched,
-                       .reset = c->reset,
-                       .queue_policy = c->queue_policy,
-                       .rate = c->rate_limit};
+  mt_pool_options o = {
+      .conn = {.application_name = c->application_name,
+               .connect_timeout_ms = c->connect_timeout_ms,
+               .cancel_timeout_ms = c->cancel_timeout_ms,
+               .idle_transaction_timeout_ms = c->idle_transaction_timeout_ms,
+               .cache_statements = c->cache_statements,
+               .pooled = c->pooled},
+      .max = c->pool_max,
+      .min = c->pool_min,
+      .max_waiting = c->max_waiting,
+      .idle_timeout_ms = c->idle_timeout_ms,
+      .acquire_timeout_ms = c->acquire_timeout_ms,
+      .max_lifetime_ms = c->max_lifetime_ms,
+      .max_tenants_touched = c->max_tenants_touched,
+      .reset = c->reset,
+      .queue_policy = c->queue_policy,
+      .rate = c->rate_limit};
   if (c->pooled) { /* the sessions are not ours to reset or to recycle */
     o.max_tenants_touched = INT_MAX;
     o.reset = MT_RESET_AUTO;

@@ -1,4 +1,7 @@
 /* Connecting in pg/conn.c: the ways in, and every way to be turned away. */
+#include <libpq-fe.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +57,31 @@ static void opens_over_tcp(void **state) {
   assert_true(c.conn->rtt_ms > 0);
   end(&c);
   assert_null(c.why);
+}
+
+static int tcp_option(const mt_client *c, int name) {
+  int value = -1;
+  socklen_t len = sizeof value;
+  assert_int_equal(
+      getsockopt(PQsocket(c->conn->pg), IPPROTO_TCP, name, &value, &len), 0);
+  return value;
+}
+
+/* Of a peer that is gone nothing else would tell for hours. */
+static void looks_whether_the_peer_is_there(void **state) {
+  mt_client c;
+  (void)state;
+  mt_client_open(&c, mt_test_reactor(), server.url);
+  assert_int_equal(tcp_option(&c, TCP_KEEPIDLE), 10);
+  assert_int_equal(tcp_option(&c, TCP_KEEPINTVL), 5);
+  assert_int_equal(tcp_option(&c, TCP_KEEPCNT), 3);
+  assert_int_equal(tcp_option(&c, TCP_USER_TIMEOUT), 15000);
+  end(&c);
+  mt_client_open(&c, mt_test_reactor(),
+                 tcp(server.port, "keepalives_idle=77 tcp_user_timeout=0"));
+  assert_int_equal(tcp_option(&c, TCP_KEEPIDLE), 77);
+  assert_int_equal(tcp_option(&c, TCP_USER_TIMEOUT), 0);
+  end(&c);
 }
 
 static void opens_over_a_unix_socket(void **state) {
@@ -378,6 +406,7 @@ static int stop(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(opens_over_tcp),
+      cmocka_unit_test(looks_whether_the_peer_is_there),
       cmocka_unit_test(opens_over_a_unix_socket),
       cmocka_unit_test(opens_by_name),
       cmocka_unit_test(session_starts_on_the_guard_path),

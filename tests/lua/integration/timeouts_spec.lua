@@ -370,3 +370,29 @@ describe("cancelling a task", function()
       assert.equal(0, acme:value("SELECT count(*) FROM items"))
     end))
 end)
+
+
+describe("a transaction that does nothing", function()
+  setup(function() env.tenants { "acme" } end)
+  after_each(env.assert_nothing_left)
+
+  it("is ended by the server after idle_transaction_timeout_ms", env.in_task(
+    function()
+      local manager = env.manager {
+        connection = { idle_transaction_timeout_ms = 100 },
+      }
+      local db = assert(manager:get_db("acme"))
+      assert(db:exec("CREATE TABLE idle (id int)"))
+      local ok, err = db:transaction(function(tx)
+        env.must(tx:query("INSERT INTO idle VALUES (1)"))
+        mtenant.sleep(400)
+        return tx:query("INSERT INTO idle VALUES (2)")
+      end)
+      assert.is_nil(ok)
+      assert.equal("connection_lost", err.code)
+      assert.is_false(err.ambiguous)
+      assert.equal(0, db:value("SELECT count(*) FROM idle"))
+      assert.equal("100ms",
+                   db:value("SHOW idle_in_transaction_session_timeout"))
+    end))
+end)
