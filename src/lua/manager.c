@@ -131,6 +131,7 @@ int mt_lua_manager_new(lua_State *L) {
   luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, 2);
   mt_lua_read_config(L, &c, path);
+  if (!c.seed) c.seed = mt_rand_next(&mt_lua_rt(L)->loop->rand);
   if (mt_lua_flag(L, "has_on_retry")) cbs.on_retry = on_retry;
   if (mt_lua_flag(L, "has_is_retryable")) cbs.is_retryable = is_retryable;
   if (mt_lua_flag(L, "has_password")) cbs.password = password;
@@ -141,7 +142,7 @@ int mt_lua_manager_new(lua_State *L) {
   luaL_setmetatable(L, MT_LUA_MANAGER);
   lua_pushvalue(L, 2);
   u->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
-  if (mt_manager_new(u->rt->reactor, &c, &cbs, u, &u->m, &err) == MT_OK) {
+  if (mt_manager_new(u->rt->loop->reactor, &c, &cbs, u, &u->m, &err) == MT_OK) {
     u->rt->managers++;
     return 1;
   }

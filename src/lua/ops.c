@@ -39,6 +39,7 @@ mt_op *mt_op_new(lua_State *L, mt_op_kind kind) {
   }
   op->kind = kind;
   op->rt = rt;
+  op->loop = rt->loop;
   op->lease_ref = LUA_NOREF;
   rt->ops[op->slot - 1] = op;
   return op;
@@ -78,10 +79,10 @@ void mt_op_finish(mt_op *op, mt_error *err) {
   op->err = err;
   mt_timer_del(&op->timer);
   if (op->kind == MT_OP_SLEEP) /* timers are not late behind a crowd */
-    mt_list_push_front(&op->rt->done, &op->node);
+    mt_list_push_front(&op->loop->done, &op->node);
   else
-    mt_list_push(&op->rt->done, &op->node);
-  mt_defer_add(op->rt->reactor, &op->rt->deliver, MT_DEFER_DELIVER);
+    mt_list_push(&op->loop->done, &op->node);
+  mt_defer_add(op->loop->reactor, &op->loop->deliver, MT_DEFER_DELIVER);
 }
 
 /* ---- sleep ------------------------------------------------------------------------ */
@@ -94,7 +95,7 @@ static int l_sleep(lua_State *L) {
   double ms = luaL_checknumber(L, 1);
   mt_op *op = mt_op_new(L, MT_OP_SLEEP);
   op->timer.cb = on_wake;
-  mt_timer_set(op->rt->reactor, &op->timer, ms > 0 ? ms : 0);
+  mt_timer_set(op->loop->reactor, &op->timer, ms > 0 ? ms : 0);
   return mt_op_push_slot(L, op);
 }
 
@@ -139,7 +140,7 @@ static void push_result(lua_State *L, mt_op *op) {
 /* next_done() -> slot, result | slot, nil, err | nothing */
 static int next_done(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
-  mt_node *n = mt_list_pop(&rt->done);
+  mt_node *n = mt_list_pop(&rt->loop->done);
   mt_op *op;
   int results = 2;
   if (!n) return 0;
