@@ -410,10 +410,14 @@ function M.swap(other)
 end
 
 
---- Is a task left on this loop?
----@return boolean
-function M.any_live()
-  return next(live) ~= nil
+--- Ends every task of this loop without resuming it, which may never end: who
+-- awaits one gets `nil, err`.
+---@param err table
+function M.abandon_all(err)
+  for task in pairs(live) do
+    task.done, task.ok, task.results = true, true, pack(nil, err)
+  end
+  live, waiting, ready, ready_n = {}, {}, {}, 0
 end
 
 

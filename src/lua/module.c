@@ -392,6 +392,7 @@ static const luaL_Reg functions[] = {
     {"classify", classify},
     {"stats", stats},
     {"manager", mt_lua_manager_new},
+    {"check_route", mt_lua_check_route},
     {"watch_fd", mt_lua_watch_fd},
     {NULL, NULL}};
 

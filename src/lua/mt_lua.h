@@ -164,6 +164,7 @@ void mt_op_drop(mt_op *op);
 int mt_op_push_slot(lua_State *L, mt_op *op);
 extern const luaL_Reg mt_lua_ops_functions[];
 void mt_ops_close(mt_rt *rt);
+void mt_ops_forget(mt_rt *rt, const mt_loop *loop);
 
 /* query.c */
 enum { MT_INLINE_PARAMS = 16 };
@@ -199,6 +200,7 @@ void mt_lua_lazy_register(lua_State *L);
 /* manager.c, db.c, lease.c, watch.c */
 void mt_lua_manager_register(lua_State *L);
 int mt_lua_manager_new(lua_State *L);
+int mt_lua_check_route(lua_State *L);
 void mt_lua_db_register(lua_State *L);
 void mt_lua_push_db(lua_State *L, mt_tenant *t);
 void mt_lua_lease_register(lua_State *L);

@@ -217,6 +217,20 @@ const luaL_Reg mt_lua_ops_functions[] = {{"sleep", l_sleep},
                                          {"cancel", l_cancel},
                                          {NULL, NULL}};
 
+/* Nobody on that loop waits any more. */
+void mt_ops_forget(mt_rt *rt, const mt_loop *loop) {
+  int i;
+  for (i = 0; i < rt->nops; i++) {
+    mt_op *op = rt->ops[i];
+    if (!op || op->loop != loop || op->flight) continue;
+    if (op->kind == MT_OP_DISPOSE && !op->finished) continue;
+    if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->kind == MT_OP_FETCH) op->lease_ud->fetch = NULL;
+    mt_node_unlink(&op->node);
+    op_free(op);
+  }
+}
+
 /* The VM goes away: nobody waits any more. */
 void mt_ops_close(mt_rt *rt) {
   int i;

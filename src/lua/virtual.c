@@ -25,9 +25,12 @@ static int begin(lua_State *L) {
   return 0;
 }
 
-/* virtual_end(): back to the real loop */
+/* virtual_end(): back to the real loop; what tasks still wait for on the
+ * simulated one is forgotten */
 static int end(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
+  if (rt->loop != &rt->simulated) return 0;
+  mt_ops_forget(rt, rt->loop);
   rt->loop = &rt->real;
   return 0;
 }

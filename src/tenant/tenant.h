@@ -85,6 +85,9 @@ int mt_tenant_acquire(mt_tenant *t,
 /* on_done will not run. */
 void mt_acquire_cancel(mt_acquire *a);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
+/* Why no tenant of this id can have that route, as far as the route itself
+ * tells; NULL: nothing. */
+mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route);
 /* Schema of the cached route, or NULL. */
 const char *mt_tenant_schema(const mt_tenant *t);
 /* Something of it is queued, in flight, leased or being connected. */
