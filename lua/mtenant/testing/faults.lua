@@ -102,7 +102,9 @@ function M.error(fields)
     code = code_by_severity(code, fields, out)
   end
   out.sqlstate = out.sqlstate or SQLSTATES[code]
-  if phase == "connect" and code == "timeout" then retryable = true end
+  if code == "timeout" and phase == "connect" and not out.sqlstate then
+    retryable = true -- connect_timeout_ms
+  end
   if code == "connection_lost" then retryable = not out.ambiguous end
   if out.retryable == nil then out.retryable = retryable end
   return errors.new(code, fields.message or text
