@@ -360,7 +360,7 @@ static int classify(lua_State *L) {
 /* stats() -> what is alive, for leak checks */
 static int stats(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
-  lua_createtable(L, 0, 5);
+  lua_createtable(L, 0, 7);
   lua_pushinteger(L, rt->nops - rt->nfree);
   lua_setfield(L, -2, "operations");
   lua_pushinteger(L, rt->managers);
@@ -373,6 +373,10 @@ static int stats(lua_State *L) {
   lua_setfield(L, -2, "background_watchers");
   lua_pushinteger(L, (lua_Integer)mt_reactor_live(rt->loop->reactor));
   lua_setfield(L, -2, "loop_watchers");
+  lua_pushinteger(L, rt->simulated.reactor
+                         ? (lua_Integer)mt_reactor_live(rt->simulated.reactor)
+                         : 0);
+  lua_setfield(L, -2, "simulated_watchers");
   return 1;
 }
 

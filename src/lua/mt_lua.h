@@ -65,7 +65,9 @@ typedef struct mt_loop {
   mt_reactor *reactor; /* NULL: not made yet */
   mt_list done;
   mt_defer deliver;
-  mt_rand rand; /* what tasks see as chance */
+  mt_rand rand;      /* what tasks see as chance */
+  uint64_t started;  /* operations */
+  uint64_t quiet_at; /* simulated: what had happened when no socket spoke */
 } mt_loop;
 
 struct mt_op {
@@ -150,8 +152,9 @@ void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
 
 /* virtual.c */
 /* One turn of the simulated loop, its clock moving by at most `within_ms`;
- * before that it waits so many real milliseconds for a descriptor. False:
- * nothing was left to do. */
+ * before that it waits so many real milliseconds for a descriptor, if any is
+ * watched, and a little when it has waited in vain since something was begun.
+ * False: nothing was left to do. */
 bool mt_virtual_turn(mt_rt *rt, double within_ms, int io_wait_ms);
 extern const luaL_Reg mt_lua_virtual_functions[];
 
@@ -164,7 +167,7 @@ void mt_op_drop(mt_op *op);
 int mt_op_push_slot(lua_State *L, mt_op *op);
 extern const luaL_Reg mt_lua_ops_functions[];
 void mt_ops_close(mt_rt *rt);
-void mt_ops_forget(mt_rt *rt, const mt_loop *loop);
+void mt_ops_forget_simulated(mt_rt *rt);
 
 /* query.c */
 enum { MT_INLINE_PARAMS = 16 };

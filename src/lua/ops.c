@@ -40,6 +40,7 @@ mt_op *mt_op_new(lua_State *L, mt_op_kind kind) {
   op->kind = kind;
   op->rt = rt;
   op->loop = rt->loop;
+  op->loop->started++;
   op->lease_ref = LUA_NOREF;
   rt->ops[op->slot - 1] = op;
   return op;
@@ -217,13 +218,17 @@ const luaL_Reg mt_lua_ops_functions[] = {{"sleep", l_sleep},
                                          {"cancel", l_cancel},
                                          {NULL, NULL}};
 
-/* Nobody on that loop waits any more. */
-void mt_ops_forget(mt_rt *rt, const mt_loop *loop) {
+/* Nobody on the simulated loop waits any more. What a manager will still tell
+ * its operation is thrown away by the real one. */
+void mt_ops_forget_simulated(mt_rt *rt) {
   int i;
   for (i = 0; i < rt->nops; i++) {
     mt_op *op = rt->ops[i];
-    if (!op || op->loop != loop || op->flight) continue;
-    if (op->kind == MT_OP_DISPOSE && !op->finished) continue;
+    if (!op || op->loop != &rt->simulated) continue;
+    if (op->flight || (op->kind == MT_OP_DISPOSE && !op->finished)) {
+      op->loop = &rt->real;
+      continue;
+    }
     if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
     if (op->kind == MT_OP_FETCH) op->lease_ud->fetch = NULL;
     mt_node_unlink(&op->node);

@@ -30,16 +30,26 @@ static int begin(lua_State *L) {
 static int end(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
   if (rt->loop != &rt->simulated) return 0;
-  mt_ops_forget(rt, rt->loop);
+  mt_ops_forget_simulated(rt);
   rt->loop = &rt->real;
   return 0;
+}
+
+/* Connections that are idle for long must not cost a full wait whenever time
+ * moves on. */
+static bool poll_sockets(mt_loop *loop, int wait_ms) {
+  uint64_t happened = loop->started + mt_manual_changes(loop->reactor);
+  if (loop->quiet_at == happened) wait_ms = (wait_ms + 19) / 20;
+  if (mt_manual_poll(loop->reactor, wait_ms)) return true;
+  loop->quiet_at = happened;
+  return false;
 }
 
 bool mt_virtual_turn(mt_rt *rt, double within_ms, int io_wait_ms) {
   mt_reactor *r = rt->simulated.reactor;
   if (mt_reactor_end_turn(r)) return true;
   if (mt_manual_poll(r, 0) || mt_manual_run_due(r)) return true;
-  if (io_wait_ms > 0 && mt_manual_poll(r, io_wait_ms)) return true;
+  if (io_wait_ms > 0 && poll_sockets(&rt->simulated, io_wait_ms)) return true;
   return mt_manual_jump(r, within_ms);
 }
 

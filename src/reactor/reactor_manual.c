@@ -34,6 +34,7 @@ typedef struct manual {
   mt_list ios;
   struct pollfd *fds; /* room for poll */
   size_t nfds;
+  uint64_t changes; /* of the descriptors and what is wanted, or found */
 } manual;
 
 _Static_assert(sizeof(entry) <= sizeof(mt_watcher_priv), "entry is larger");
@@ -113,8 +114,8 @@ static void heap_remove(manual *m, entry *e) {
 
 static void io_set(mt_io *io, int fd, unsigned want) {
   watched *w = io_entry(io);
-  (void)fd;
-  (void)want;
+  from_base(io->reactor)->changes +=
+      !io->want || io->fd != fd || (want & ~io->want);
   if (io->want) return;
   memset(w, 0, sizeof *w);
   w->io = io;
@@ -265,10 +266,15 @@ bool mt_manual_poll(mt_reactor *r, int wait_ms) {
     io_entry(io)->ready = 0;
     if (!ready) continue;
     any = true;
+    m->changes++;
     io->cb(io, ready);
   }
   mt_manual_settle(r);
   return any;
+}
+
+uint64_t mt_manual_changes(const mt_reactor *r) {
+  return mt_container(r, manual, base)->changes;
 }
 
 /* ---- life ----------------------------------------------------------------------- */

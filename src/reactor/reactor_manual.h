@@ -32,5 +32,7 @@ bool mt_manual_io_ready(mt_io *io, unsigned ready);
 /* Asks the kernel which of the watched descriptors are ready, waiting so many
  * real milliseconds for the first one, and calls those. False: none. */
 bool mt_manual_poll(mt_reactor *r, int wait_ms);
+/* Counts what was watched anew, and what mt_manual_poll has found. */
+uint64_t mt_manual_changes(const mt_reactor *r);
 
 #endif

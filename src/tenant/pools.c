@@ -63,7 +63,8 @@ static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
                        .max_tenants_touched = c->max_tenants_touched,
                        .reset = c->reset,
                        .queue_policy = c->queue_policy,
-                       .rate = c->rate_limit};
+                       .rate = c->rate_limit,
+                       .seed = mt_rand_next(&m->rand)};
   mt_server *server = server_for(m, ep->server);
   if (c->pooled) { /* the sessions are not ours to reset or to recycle */
     o.max_tenants_touched = INT_MAX;

@@ -35,6 +35,7 @@ describe("the virtual clock", function()
     local stats = core.stats()
     assert.equal(0, stats.operations)
     assert.equal(0, stats.loop_watchers)
+    assert.equal(0, stats.simulated_watchers)
     assert.is_nil(testing.current())
   end)
 

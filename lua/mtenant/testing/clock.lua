@@ -28,7 +28,7 @@ local options = schema.new({
   { "seed", kind = "integer", min = 0 },
   { "auto_advance", kind = "boolean", default = true },
   { "limit_ms", kind = "number", min = 0, default = 7 * DAY_MS },
-  { "io_wait_ms", kind = "integer", min = 0, default = 20 },
+  { "io_wait_ms", kind = "integer", min = 0, default = 100 },
 })
 
 
@@ -170,7 +170,7 @@ end
 --- Runs fn(clock, ...) as a task on a virtual clock: sleeping and waiting take
 -- no real time. Works anywhere, in a task too.
 ---@param opts? table  { seed =, auto_advance = true, limit_ms = seven days,
---  io_wait_ms = 20 }
+--  io_wait_ms = 100 }
 ---@param fn fun(clock: mtenant.testing.Clock, ...): ...
 ---@return any ...  fn's values; raises its error
 function M.run(opts, fn, ...)
