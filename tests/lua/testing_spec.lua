@@ -3,6 +3,7 @@
 
 local mtenant = require "mtenant"
 local core = require "mtenant.core"
+local env = require "tests.support.env"
 local testing = require "mtenant.testing"
 
 
@@ -164,15 +165,14 @@ describe("the virtual clock", function()
   end)
 
   it("raises what fn raises, and tells the seed when it chose it", function()
-    local real_stderr, told = io.stderr, {}
-    io.stderr = { write = function(_, ...) told[#told + 1] = table.concat({ ... }) end }
-    local ok, err = pcall(testing.run, function() error({ "mine" }) end)
-    pcall(testing.run, { seed = 3 }, function() error("silent") end)
-    io.stderr = real_stderr
+    local ok, err
+    local told = env.stderr_of(function()
+      ok, err = pcall(testing.run, function() error({ "mine" }) end)
+    end)
     assert.is_false(ok)
     assert.same({ "mine" }, err)
-    assert.equal(1, #told)
-    assert.truthy(told[1]:find("seed was %d+\n$"))
+    assert.truthy(told:find("^%[mtenant%] testing.run failed; its seed was %d+\n$"))
+    assert.equal("", env.stderr_of(pcall, testing.run, { seed = 3 }, error))
   end)
 
   it("tells when nothing can go on any more", function()
