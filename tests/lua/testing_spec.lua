@@ -279,6 +279,32 @@ describe("seeds", function()
     assert.are_not.equal(seed(), seed())
   end)
 
+  it("come from the environment, and mean the same in every process", function()
+    local code = [[
+      local mtenant = require "mtenant"
+      local testing = require "mtenant.testing"
+      print(pcall(testing.run, function(clock)
+        local tenants = mtenant.create_tenant_manager {
+          connection = { url = "postgresql://app@127.0.0.1:1/x", retry = {
+            max_attempts = 5, jitter = "full" } },
+          isolation = { schema_name_template = tostring },
+        }
+        tenants:get_db_async("acme")
+        return clock.seed, clock:now(), testing.random(), math.random()
+      end))]]
+    local function output(seed)
+      return env.run_script(code, { MTENANT_SEED = seed })
+    end
+    local one = output("77")
+    assert.truthy(one:find("^true%s+77%s"), one)
+    assert.equal(one, output("77"))
+    assert.are_not.equal(one, output("78"))
+    for _, bad in ipairs { "x", "-1", "1.5", "99999999999" } do
+      assert.truthy(output(bad):find("MTENANT_SEED must be"), bad)
+    end
+    assert.are_not.equal(output(""), output(""))
+  end)
+
   it("leave the program's own random numbers as they were", function()
     math.randomseed(9)
     testing.run({ seed = 1 }, function() end)

@@ -113,8 +113,14 @@ end
 -- ---- the run ------------------------------------------------------------
 
 local function new_seed()
-  return tonumber(os.getenv("MTENANT_SEED") or "")
-    or floor(core.random() * SEEDS)
+  local text = os.getenv("MTENANT_SEED")
+  if not text or text == "" then return floor(core.random() * SEEDS) end
+  local seed = text:find("^%d+$") and tonumber(text)
+  if not seed or seed > SEEDS then
+    errors.misuse(3, "testing.run: MTENANT_SEED must be an integer from 0 to %d",
+                  SEEDS)
+  end
+  return seed
 end
 
 
