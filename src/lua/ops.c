@@ -40,7 +40,7 @@ mt_op *mt_op_new(lua_State *L, mt_op_kind kind) {
   op->kind = kind;
   op->rt = rt;
   op->loop = rt->loop;
-  op->loop->started++;
+  op->loop->started += kind != MT_OP_SLEEP; /* what makes sockets busy */
   op->lease_ref = LUA_NOREF;
   rt->ops[op->slot - 1] = op;
   return op;

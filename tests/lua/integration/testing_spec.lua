@@ -160,4 +160,67 @@ describe("a server under the virtual clock", function()
       assert.is_true(mtenant.now_ms() - began >= 500000)
     end)
   end)
+
+  it("comes and goes for 24 hours, with flat gauges and memory", function()
+    local server = env.start()
+    finally(function() env.close(server) end)
+    local ids = {}
+    for i = 1, 10 do ids[i] = "f" .. i end
+    env.tenants(ids, server)
+    local socket = ("%s/.s.PGSQL.%d"):format(server.dir, server.port)
+
+    -- no connection is left, and nobody listens
+    local function cut()
+      assert(os.rename(socket, socket .. ".away"))
+      env.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        .. "WHERE application_name = '" .. env.APPLICATION .. "'", server)
+    end
+
+    testing.run({ seed = 24, io_wait_ms = 20 }, function(clock)
+      local manager = env.manager({ connection = {
+        pool = { idle_timeout_ms = 5000 },
+        retry = { max_attempts = 1000, jitter = "full", max_delay_ms = 2000 },
+      } }, server)
+      local cycles, served, base, open_max = 0, 0, nil, 0
+      local retry = mtenant.create_retrier { max_attempts = 1000,
+                                             jitter = "full",
+                                             idempotent = true }
+      local function serve(id)
+        local done, err = retry(function()
+          local db, err = manager:get_db_async(id)
+          if not db then return nil, err end
+          return db:value("SELECT current_schema()")
+        end)
+        if not done then return nil, err end
+        return done.result
+      end
+      while clock:now() < 24 * 3600000 do
+        cycles = cycles + 1
+        mtenant.each(ids, 10, serve)
+        cut()
+        mtenant.spawn(function()
+          mtenant.sleep(60000)
+          assert(os.rename(socket .. ".away", socket))
+        end)
+        local names, errs = mtenant.each(ids, 10, serve)
+        if errs then error(tostring(errs[next(errs)])) end
+        for i = 1, 10 do
+          if names[i] == "t_" .. ids[i] then served = served + 1 end
+        end
+        open_max = math.max(open_max, manager:get_stats().open)
+        mtenant.sleep(540000)
+        collectgarbage()
+        if cycles == 40 then base = resident_kb() end
+      end
+      local growth = resident_kb() - base
+      assert.is_true(cycles > 120, cycles .. " outages")
+      assert.equal(10 * cycles, served)
+      assert.is_true(growth < 1024, growth .. " KiB more")
+      assert.is_true(open_max <= 8, open_max .. " connections")
+      assert.equal(10, manager:get_pool_count())
+      assert.equal(0, manager:get_stats().open)
+      assert.is_true(manager:get_stats().connect_failures >= cycles)
+      assert.equal(0, core.stats().leases)
+    end)
+  end)
 end)
