@@ -3,6 +3,7 @@
 
 local config = require "mtenant.config"
 local core = require "mtenant.core"
+local each = require "mtenant.each"
 local errors = require "mtenant.errors"
 
 
@@ -32,7 +33,7 @@ end
 local retrier = retry.new({
   sleep = task.sleep,
   now_ms = core.now_ms,
-  random = math.random,
+  random = core.random,
   delay = delay,
   log = function(message) io.stderr:write("[mtenant] ", message, "\n") end,
 })
@@ -48,7 +49,7 @@ local M = {
   spawn = task.spawn,
   sleep = task.sleep,
   now_ms = core.now_ms,
-  each = task.each,
+  each = each,
   with_deadline = task.with_deadline,
 
   create_tenant_manager = manager.create,

@@ -9,6 +9,7 @@ local core = require "mtenant.core"
 local database = require "mtenant.db"
 local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
+local each = require "mtenant.each"
 local errors = require "mtenant.errors"
 local routing = require "mtenant.routing"
 local schema = require "mtenant.schema"
@@ -376,7 +377,7 @@ function methods:warmup(ids, opts)
   opts = warmup_options:check(opts or {}, 2)
   if self._over then return nil, disposed() end
   local started = core.now_ms()
-  local details, errs = task.each(ids, opts.concurrency, function(id)
+  local details, errs = each(ids, opts.concurrency, function(id)
     return warm_one(self, opts, id)
   end)
   if not details then return nil, errs end
@@ -455,6 +456,17 @@ function M.create(cfg)
   })
   live[self] = true
   return self
+end
+
+
+--- Puts the managers that still live aside, for those of another loop
+-- (testing.lua).
+---@param other? table  what the call before returned; nil: none yet
+---@return table  what was put aside
+function M.swap(other)
+  local aside = live
+  live = other or setmetatable({}, { __mode = "k" })
+  return aside
 end
 
 

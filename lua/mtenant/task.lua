@@ -27,6 +27,7 @@ local ready = {}       -- tasks to resume: { task, n, ... }
 local ready_n = 0
 local live = {}        -- every task that is not done, as a set
 local last_traceback
+local foreign = {}     -- to be interrupted, but of the loop that stands still
 
 
 local function pack(...)
@@ -242,7 +243,9 @@ end
 
 -- makes a waiting task go on with `nil, err`
 local function interrupt(task, code, err)
-  if task.slot then
+  if not live[task] then
+    foreign[#foreign + 1] = { task, code, err }
+  elseif task.slot then
     cancel_slot(task.slot, code)
   elseif task.wait then
     task.wait = nil
@@ -356,86 +359,6 @@ function M.with_deadline(ms, fn, ...)
 end
 
 
--- Each starts two others: ten thousand of them do not start at once.
-local function each_worker(state, start_one)
-  return function()
-    start_one()
-    start_one()
-    while state.next <= state.n and not state.raised do
-      local i = state.next
-      state.next = i + 1
-      local ok, value, err = pcall(state.fn, state.list[i], i)
-      if ok then
-        state.results[i] = value
-        if value == nil and err ~= nil then state.errors[i] = err end
-      elseif errors.is(value) and value.code ~= "misuse" then
-        state.errors[i] = value
-      else
-        state.raised = { value }
-      end
-    end
-  end
-end
-
-
---- Calls fn(item, index) for every item, at most `concurrency` at a time; a
--- slow one holds up nobody else.
----@param list any[]
----@param concurrency integer
----@param fn fun(item: any, index: integer): any, any
----@return table|nil results  first values in order, with n
----@return table|nil errors   by index, for those that failed (`nil, err` or an
---  mtenant error raised); nil when none did. Any other error raised stops the
---  run and is raised again.
-function M.each(list, concurrency, fn)
-  if type(list) ~= "table" then
-    errors.misuse(2, "each: list must be a table, got %s", type(list))
-  end
-  if type(concurrency) ~= "number" or concurrency < 1
-    or concurrency ~= math.floor(concurrency) then
-    errors.misuse(2, "each: concurrency must be an integer of at least 1")
-  end
-  if type(fn) ~= "function" then
-    errors.misuse(2, "each: fn must be a function, got %s", type(fn))
-  end
-  local stop = M.check("mtenant.each")
-  if stop then return nil, stop end
-  local caller = current
-  local state = { list = list, n = list.n or #list, next = 1, fn = fn,
-                  results = {}, errors = {} }
-  state.results.n = state.n
-  local workers, limit = {}, math.min(concurrency, state.n)
-  local function start_one()
-    if #workers == limit or state.next > state.n then return end
-    local worker = M.spawn(each_worker(state, start_one))
-    worker.observed = true
-    workers[#workers + 1] = worker
-  end
-  start_one()
-  local i = 0
-  while i < #workers do
-    i = i + 1
-    while not workers[i].done do
-      stop = caller.cancelled or caller.expired
-      if stop then
-        state.next = state.n + 1
-        for j = i, #workers do workers[j]:cancel() end
-      end
-      local joined = workers[i]
-      suspend(function(resume)
-        joined.joiners = joined.joiners or {}
-        joined.joiners[#joined.joiners + 1] = resume
-      end)
-    end
-    if not workers[i].ok then state.raised = { workers[i].results[1] } end
-  end
-  if state.raised then error(state.raised[1], 0) end
-  stop = caller.cancelled or caller.expired
-  if stop then return nil, stop end
-  return state.results, next(state.errors) and state.errors or nil
-end
-
-
 -- no watcher is left but those that serve the program as a whole (signals)
 local function nothing_to_wait_for()
   local stats = core.stats()
@@ -463,10 +386,44 @@ function M.run(fn, ...)
       error(errors.new("misuse", "every task waits for another one"), 2)
     end
   end
-  for task in pairs(unobserved) do report(task) end
+  M.report_unobserved()
   unobserved[main] = nil
   if not main.ok then error(main.results[1], 0) end
   return unpack(main.results, 1, main.results.n)
+end
+
+
+--- Puts the tasks of this loop aside, for those of another one (testing.lua).
+---@param other? table  what the call before returned; nil: no tasks yet
+---@return table  what was put aside
+function M.swap(other)
+  local aside = { current, waiting, ready, ready_n, live }
+  other = other or { nil, {}, {}, 0, {} }
+  current, waiting, ready, ready_n, live = unpack(other, 1, 5)
+  local late = foreign
+  foreign = {}
+  for i = 1, #late do
+    local task = late[i][1]
+    if not task.done then interrupt(unpack(late[i], 1, 3)) end
+  end
+  return aside
+end
+
+
+--- Ends every task of this loop without resuming it, which may never end: who
+-- awaits one gets `nil, err`.
+---@param err table
+function M.abandon_all(err)
+  for task in pairs(live) do
+    task.done, task.ok, task.results = true, true, pack(nil, err)
+  end
+  live, waiting, ready, ready_n = {}, {}, {}, 0
+end
+
+
+--- Tells of the tasks that failed and that nobody awaited.
+function M.report_unobserved()
+  for task in pairs(unobserved) do report(task) end
 end
 
 

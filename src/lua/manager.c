@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "lua/mt_lua.h"
+#include "pg/endpoint.h"
 
 /* ---- callbacks: function(kind, ...) ------------------------------------------------------- */
 
@@ -131,6 +132,7 @@ int mt_lua_manager_new(lua_State *L) {
   luaL_checktype(L, 2, LUA_TFUNCTION);
   lua_settop(L, 2);
   mt_lua_read_config(L, &c, path);
+  if (!c.seed) c.seed = mt_rand_next(&mt_lua_rt(L)->loop->rand);
   if (mt_lua_flag(L, "has_on_retry")) cbs.on_retry = on_retry;
   if (mt_lua_flag(L, "has_is_retryable")) cbs.is_retryable = is_retryable;
   if (mt_lua_flag(L, "has_password")) cbs.password = password;
@@ -141,7 +143,7 @@ int mt_lua_manager_new(lua_State *L) {
   luaL_setmetatable(L, MT_LUA_MANAGER);
   lua_pushvalue(L, 2);
   u->callbacks = luaL_ref(L, LUA_REGISTRYINDEX);
-  if (mt_manager_new(u->rt->reactor, &c, &cbs, u, &u->m, &err) == MT_OK) {
+  if (mt_manager_new(u->rt->loop->reactor, &c, &cbs, u, &u->m, &err) == MT_OK) {
     u->rt->managers++;
     return 1;
   }
@@ -210,6 +212,34 @@ static mt_error *error_from(lua_State *L, int index) {
   return e;
 }
 
+/* Valid while the table at that index is. */
+static mt_route route_at(lua_State *L, int index) {
+  return (mt_route){.url = field(L, index, "url"),
+                    .schema = field(L, index, "schema"),
+                    .role = field(L, index, "role"),
+                    .database = field(L, index, "database"),
+                    .setting = field(L, index, "setting"),
+                    .setting_value = field(L, index, "setting_value")};
+}
+
+/* check_route(id, route, url of the configuration) -> name of the server, or
+ * nil and what a manager would say of that route */
+int mt_lua_check_route(lua_State *L) {
+  const char *id = luaL_checkstring(L, 1);
+  const char *url = luaL_checkstring(L, 3);
+  mt_endpoint *ep = NULL;
+  mt_error *err;
+  mt_route r;
+  luaL_checktype(L, 2, LUA_TTABLE);
+  r = route_at(L, 2);
+  err = mt_route_problem(id, false, &r);
+  if (!err) mt_endpoint_parse(r.url ? r.url : url, &ep, &err);
+  if (err) return mt_lua_fail(L, err, id);
+  lua_pushstring(L, ep->server);
+  mt_endpoint_unref(ep);
+  return 1;
+}
+
 /* resolved(token, route) or resolved(token, nil, err) */
 static int resolved(lua_State *L) {
   mt_manager_ud *u = check(L);
@@ -217,12 +247,7 @@ static int resolved(lua_State *L) {
   mt_error *err = NULL;
   luaL_argcheck(L, token != 0, 2, "token expected");
   if (lua_istable(L, 3)) {
-    mt_route r = {.url = field(L, 3, "url"),
-                  .schema = field(L, 3, "schema"),
-                  .role = field(L, 3, "role"),
-                  .database = field(L, 3, "database"),
-                  .setting = field(L, 3, "setting"),
-                  .setting_value = field(L, 3, "setting_value")};
+    mt_route r = route_at(L, 3);
     mt_manager_resolved(u->m, token, &r, NULL);
     return 0;
   }

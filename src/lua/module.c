@@ -2,9 +2,12 @@
  * luaopen_mtenant_core: the runtime, error objects, protected calls and the
  * module's functions. See mt_lua.h.
  */
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 #include "lua/mt_lua.h"
@@ -24,23 +27,31 @@ static mt_rt *push_rt(lua_State *L) {
 
 /* Closes what the VM left open; bounded, since servers may be stalled. */
 static void drain(mt_rt *rt) {
-  double until = mt_reactor_now(rt->reactor) + 2000;
-  while (mt_reactor_live(rt->reactor) > 0 &&
-         mt_reactor_now(rt->reactor) < until)
-    mt_reactor_run_once(rt->reactor, false);
-  mt_reactor_run_once(rt->reactor, false);
+  mt_reactor *real = rt->real.reactor, *simulated = rt->simulated.reactor;
+  double until = mt_reactor_now(real) + 2000;
+  while (simulated && mt_reactor_live(simulated) > 0 &&
+         mt_reactor_now(real) < until)
+    mt_virtual_turn(rt, INFINITY, 1);
+  while (mt_reactor_live(real) > 0 && mt_reactor_now(real) < until)
+    mt_reactor_run_once(real, false);
+  mt_reactor_run_once(real, false);
+}
+
+static void loop_free(mt_loop *loop) {
+  mt_defer_del(&loop->deliver);
+  mt_reactor_free(loop->reactor);
+  loop->reactor = NULL;
 }
 
 static int rt_gc(lua_State *L) {
   mt_rt *rt = lua_touserdata(L, 1);
-  if (!rt->reactor) return 0;
+  if (!rt->real.reactor) return 0;
   rt->closing = true;
   mt_ops_close(rt);
   drain(rt);
   mt_ops_close(rt); /* flights have ended now */
-  mt_defer_del(&rt->deliver);
-  mt_reactor_free(rt->reactor);
-  rt->reactor = NULL;
+  loop_free(&rt->simulated);
+  loop_free(&rt->real);
   mt_lua_shapes_free(rt);
   if (rt->c_locale) freelocale(rt->c_locale);
   mt_free(rt->ops);
@@ -49,7 +60,7 @@ static int rt_gc(lua_State *L) {
 }
 
 static void deliver(mt_defer *d) {
-  mt_rt *rt = mt_container(d, mt_rt, deliver);
+  mt_rt *rt = mt_container(d, mt_loop, deliver)->rt;
   int running;
   if (rt->closing || rt->turn_ref == LUA_NOREF) return;
   running = lua_gc(rt->L, LUA_GCISRUNNING);
@@ -59,18 +70,27 @@ static void deliver(mt_defer *d) {
     lua_gc(rt->L, LUA_GCRESTART);
 }
 
+static uint64_t seed_of(const mt_rt *rt) {
+  struct timespec ts;
+  clock_gettime(CLOCK_REALTIME, &ts);
+  return mt_hash64(&ts, sizeof ts, (uint64_t)getpid() ^ (uintptr_t)rt);
+}
+
 static mt_rt *rt_new(lua_State *L) {
   mt_rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
   memset(rt, 0, sizeof *rt);
   rt->turn_ref = rt->error_mt_ref = rt->marker_mt_ref = rt->json_ref =
       LUA_NOREF;
-  rt->deliver.cb = deliver;
+  rt->real.rt = rt->simulated.rt = rt;
+  rt->real.deliver.cb = rt->simulated.deliver.cb = deliver;
+  rt->loop = &rt->real;
   lua_createtable(L, 0, 1);
   lua_pushcfunction(L, rt_gc);
   lua_setfield(L, -2, "__gc");
   lua_setmetatable(L, -2);
-  if (mt_reactor_ev_new(NULL, &rt->reactor) != MT_OK)
+  if (mt_reactor_ev_new(NULL, &rt->real.reactor) != MT_OK)
     luaL_error(L, "mtenant: no memory for an event loop");
+  mt_rand_seed(&rt->real.rand, seed_of(rt));
   rt->c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
   if (!rt->c_locale) luaL_error(L, "mtenant: no memory for a locale");
   rt->owns_loop = true;
@@ -249,18 +269,24 @@ static int set_json_decoder(lua_State *L) {
 /* post(): another turn without blocking, with a call of the turn handler */
 static int post(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
-  mt_defer_add(rt->reactor, &rt->deliver, MT_DEFER_DELIVER);
+  mt_defer_add(rt->loop->reactor, &rt->loop->deliver, MT_DEFER_DELIVER);
   return 0;
 }
 
 static int run_once(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
-  mt_reactor_run_once(rt->reactor, lua_toboolean(L, 1));
+  mt_reactor_run_once(rt->loop->reactor, lua_toboolean(L, 1));
   return 0;
 }
 
 static int now_ms(lua_State *L) {
-  lua_pushnumber(L, mt_reactor_now(mt_lua_rt(L)->reactor));
+  lua_pushnumber(L, mt_reactor_now(mt_lua_rt(L)->loop->reactor));
+  return 1;
+}
+
+/* random() -> [0, 1), by the loop that runs */
+static int random_unit(lua_State *L) {
+  lua_pushnumber(L, mt_rand_unit(&mt_lua_rt(L)->loop->rand));
   return 1;
 }
 
@@ -334,7 +360,7 @@ static int classify(lua_State *L) {
 /* stats() -> what is alive, for leak checks */
 static int stats(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
-  lua_createtable(L, 0, 5);
+  lua_createtable(L, 0, 7);
   lua_pushinteger(L, rt->nops - rt->nfree);
   lua_setfield(L, -2, "operations");
   lua_pushinteger(L, rt->managers);
@@ -345,8 +371,12 @@ static int stats(lua_State *L) {
   lua_setfield(L, -2, "fd_watchers");
   lua_pushinteger(L, rt->background);
   lua_setfield(L, -2, "background_watchers");
-  lua_pushinteger(L, (lua_Integer)mt_reactor_live(rt->reactor));
+  lua_pushinteger(L, (lua_Integer)mt_reactor_live(rt->loop->reactor));
   lua_setfield(L, -2, "loop_watchers");
+  lua_pushinteger(L, rt->simulated.reactor
+                         ? (lua_Integer)mt_reactor_live(rt->simulated.reactor)
+                         : 0);
+  lua_setfield(L, -2, "simulated_watchers");
   return 1;
 }
 
@@ -358,6 +388,7 @@ static const luaL_Reg functions[] = {
     {"post", post},
     {"run_once", run_once},
     {"now_ms", now_ms},
+    {"random", random_unit},
     {"backoff", backoff},
     {"quote_ident", quote_ident},
     {"quote_literal", quote_literal},
@@ -365,6 +396,7 @@ static const luaL_Reg functions[] = {
     {"classify", classify},
     {"stats", stats},
     {"manager", mt_lua_manager_new},
+    {"check_route", mt_lua_check_route},
     {"watch_fd", mt_lua_watch_fd},
     {NULL, NULL}};
 
@@ -383,6 +415,8 @@ int luaopen_mtenant_core(lua_State *L) {
   luaL_setfuncs(L, functions, 1);
   push_rt(L);
   luaL_setfuncs(L, mt_lua_ops_functions, 1);
+  push_rt(L);
+  luaL_setfuncs(L, mt_lua_virtual_functions, 1);
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");
   lua_pushstring(L, MT_VERSION);

@@ -13,6 +13,7 @@
 
 #include <locale.h>
 
+#include "base/rand.h"
 #include "lua/compat.h"
 #include "pg/result.h"
 #include "reactor/reactor.h"
@@ -57,11 +58,24 @@ typedef struct mt_lease_ud {
   struct mt_op *fetch; /* waits for rows */
 } mt_lease_ud;
 
+/* A loop that tasks run on, and what is done there. There are two, of which
+ * one runs at a time: the real one, and that of mtenant.testing (virtual.c). */
+typedef struct mt_loop {
+  mt_rt *rt;
+  mt_reactor *reactor; /* NULL: not made yet */
+  mt_list done;
+  mt_defer deliver;
+  mt_rand rand;      /* what tasks see as chance */
+  uint64_t started;  /* operations */
+  uint64_t quiet_at; /* simulated: what had happened when no socket spoke */
+} mt_loop;
+
 struct mt_op {
-  mt_node node; /* rt->done */
+  mt_node node; /* loop->done */
   int slot;
   mt_op_kind kind;
   mt_rt *rt;
+  mt_loop *loop; /* on which it was started */
   bool finished;
   mt_timer timer;  /* sleep, or deadline of a query */
   bool timer_user; /* the op's own timeout has passed */
@@ -99,11 +113,10 @@ enum { MT_SHAPES = 256 };
 struct mt_rt {
   lua_State *L; /* anchored thread for callbacks */
   int thread_ref, turn_ref, error_mt_ref, marker_mt_ref, json_ref;
-  mt_reactor *reactor;
-  mt_op **ops; /* by slot - 1 */
+  mt_loop real, simulated;
+  mt_loop *loop; /* the one of the two that runs */
+  mt_op **ops;   /* by slot - 1 */
   int nops, capops, *free_slots, nfree;
-  mt_list done;
-  mt_defer deliver;
   mt_shape shapes[MT_SHAPES]; /* by statement */
   locale_t c_locale;          /* numbers as SQL writes them */
   bool closing;               /* the VM goes away: Lua is not called any more */
@@ -137,6 +150,14 @@ int mt_lua_misuse(lua_State *L, const char *fmt, ...)
 void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
                      const luaL_Reg *meta);
 
+/* virtual.c */
+/* One turn of the simulated loop, its clock moving by at most `within_ms`;
+ * before that it waits so many real milliseconds for a descriptor, if any is
+ * watched, and a little when it has waited in vain since something was begun.
+ * False: nothing was left to do. */
+bool mt_virtual_turn(mt_rt *rt, double within_ms, int io_wait_ms);
+extern const luaL_Reg mt_lua_virtual_functions[];
+
 /* ops.c */
 mt_op *mt_op_new(lua_State *L, mt_op_kind kind);
 /* Its result is there (takes err's reference); it is delivered this turn. */
@@ -146,6 +167,7 @@ void mt_op_drop(mt_op *op);
 int mt_op_push_slot(lua_State *L, mt_op *op);
 extern const luaL_Reg mt_lua_ops_functions[];
 void mt_ops_close(mt_rt *rt);
+void mt_ops_forget_simulated(mt_rt *rt);
 
 /* query.c */
 enum { MT_INLINE_PARAMS = 16 };
@@ -181,6 +203,7 @@ void mt_lua_lazy_register(lua_State *L);
 /* manager.c, db.c, lease.c, watch.c */
 void mt_lua_manager_register(lua_State *L);
 int mt_lua_manager_new(lua_State *L);
+int mt_lua_check_route(lua_State *L);
 void mt_lua_db_register(lua_State *L);
 void mt_lua_push_db(lua_State *L, mt_tenant *t);
 void mt_lua_lease_register(lua_State *L);

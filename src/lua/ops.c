@@ -39,6 +39,8 @@ mt_op *mt_op_new(lua_State *L, mt_op_kind kind) {
   }
   op->kind = kind;
   op->rt = rt;
+  op->loop = rt->loop;
+  op->loop->started += kind != MT_OP_SLEEP; /* what makes sockets busy */
   op->lease_ref = LUA_NOREF;
   rt->ops[op->slot - 1] = op;
   return op;
@@ -78,10 +80,10 @@ void mt_op_finish(mt_op *op, mt_error *err) {
   op->err = err;
   mt_timer_del(&op->timer);
   if (op->kind == MT_OP_SLEEP) /* timers are not late behind a crowd */
-    mt_list_push_front(&op->rt->done, &op->node);
+    mt_list_push_front(&op->loop->done, &op->node);
   else
-    mt_list_push(&op->rt->done, &op->node);
-  mt_defer_add(op->rt->reactor, &op->rt->deliver, MT_DEFER_DELIVER);
+    mt_list_push(&op->loop->done, &op->node);
+  mt_defer_add(op->loop->reactor, &op->loop->deliver, MT_DEFER_DELIVER);
 }
 
 /* ---- sleep ------------------------------------------------------------------------ */
@@ -94,7 +96,7 @@ static int l_sleep(lua_State *L) {
   double ms = luaL_checknumber(L, 1);
   mt_op *op = mt_op_new(L, MT_OP_SLEEP);
   op->timer.cb = on_wake;
-  mt_timer_set(op->rt->reactor, &op->timer, ms > 0 ? ms : 0);
+  mt_timer_set(op->loop->reactor, &op->timer, ms > 0 ? ms : 0);
   return mt_op_push_slot(L, op);
 }
 
@@ -139,7 +141,7 @@ static void push_result(lua_State *L, mt_op *op) {
 /* next_done() -> slot, result | slot, nil, err | nothing */
 static int next_done(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
-  mt_node *n = mt_list_pop(&rt->done);
+  mt_node *n = mt_list_pop(&rt->loop->done);
   mt_op *op;
   int results = 2;
   if (!n) return 0;
@@ -215,6 +217,24 @@ const luaL_Reg mt_lua_ops_functions[] = {{"sleep", l_sleep},
                                          {"may_wait", may_wait},
                                          {"cancel", l_cancel},
                                          {NULL, NULL}};
+
+/* Nobody on the simulated loop waits any more. What a manager will still tell
+ * its operation is thrown away by the real one. */
+void mt_ops_forget_simulated(mt_rt *rt) {
+  int i;
+  for (i = 0; i < rt->nops; i++) {
+    mt_op *op = rt->ops[i];
+    if (!op || op->loop != &rt->simulated) continue;
+    if (op->flight || (op->kind == MT_OP_DISPOSE && !op->finished)) {
+      op->loop = &rt->real;
+      continue;
+    }
+    if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->kind == MT_OP_FETCH) op->lease_ud->fetch = NULL;
+    mt_node_unlink(&op->node);
+    op_free(op);
+  }
+}
 
 /* The VM goes away: nobody waits any more. */
 void mt_ops_close(mt_rt *rt) {

@@ -215,7 +215,7 @@ static void on_deadline(mt_timer *t) {
   if (mt_tenant_take_back(op->tenant, op->req))
     taken_back(op, MT_E_TIMEOUT);
   else
-    mt_timer_set(op->rt->reactor, t,
+    mt_timer_set(op->loop->reactor, t,
                  mt_manager_get_config(op->tenant->manager)->cancel_timeout_ms);
 }
 
@@ -225,6 +225,6 @@ void mt_query_wire(mt_op *op, mt_req *req) {
   req->on_finish = on_finish;
   if (req->timeout_ms <= 0) return;
   op->timer.cb = on_deadline;
-  req->deadline = mt_reactor_now(op->rt->reactor) + req->timeout_ms;
-  mt_timer_set(op->rt->reactor, &op->timer, req->timeout_ms);
+  req->deadline = mt_reactor_now(op->loop->reactor) + req->timeout_ms;
+  mt_timer_set(op->loop->reactor, &op->timer, req->timeout_ms);
 }

@@ -39,7 +39,7 @@ int mt_lua_watch_fd(lua_State *L) {
   w->background = background;
   w->rt->watchers++;
   w->rt->background += background;
-  mt_io_set(w->rt->reactor, &w->io, fd, MT_READ);
+  mt_io_set(w->rt->loop->reactor, &w->io, fd, MT_READ);
   return 1;
 }
 

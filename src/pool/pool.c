@@ -402,8 +402,9 @@ mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
   p->closer.cb = on_cut_off;
   p->generation = 1;
   mt__rate_init(p);
-  mt_rand_seed(&p->rand,
-               (uint64_t)(uintptr_t)p ^ (uint64_t)(mt_reactor_now(r) * 1e3));
+  mt_rand_seed(&p->rand, opt->seed ? opt->seed
+                                   : (uint64_t)(uintptr_t)p ^
+                                         (uint64_t)(mt_reactor_now(r) * 1e3));
   mt__maint_init(p);
   mt_list_push(&server->pools, &p->node);
   return p;

@@ -37,6 +37,7 @@ typedef struct mt_pool_options {
   mt_reset_mode reset;
   mt_queue_policy queue_policy;
   mt_rate_limit rate; /* of each share */
+  uint64_t seed;      /* 0: from the clock and the pool's address */
 } mt_pool_options;
 
 typedef struct mt_pool_stats {

@@ -40,6 +40,7 @@ static bool password(void *data, char *buf, size_t size) {
 static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
   mt_pool_options o = mt__pool_options(&m->cfg);
   mt_server *server = server_for(m, ep->server);
+  o.seed = mt_rand_next(&m->rand);
   return server ? mt_pool_new(m->reactor, server, ep, &o, password, m) : NULL;
 }
 

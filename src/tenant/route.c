@@ -64,48 +64,56 @@ void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
 
 /* ---- checking ------------------------------------------------------------------ */
 
-static mt_error *check_schema(const mt_tenant *t, const mt_route *route) {
+static mt_error *check_schema(const char *id, bool shared,
+                              const mt_route *route) {
   const char *schema = route->schema, *why;
-  bool public_too = t->shared || route->database || route->setting;
+  bool public_too = shared || route->database || route->setting;
   if (!schema)
     return mt_error_new(MT_E_POLICY, "route of tenant \"%s\" has no schema",
-                        t->id);
+                        id);
   why = mt_schema_name_problem(schema, strlen(schema));
   if (!why && !public_too && strcmp(schema, "public") == 0)
     why = "public is no tenant's schema";
   if (!why) return NULL;
   return mt_error_new(MT_E_INVALID_TENANT_ID,
-                      "tenant \"%s\" can't have the schema \"%.80s\": %s",
-                      t->id, schema, why);
+                      "tenant \"%s\" can't have the schema \"%.80s\": %s", id,
+                      schema, why);
 }
 
-static mt_error *check_database(const mt_tenant *t, const char *name) {
+static mt_error *check_database(const char *id, const char *name) {
   const char *why = name ? mt_database_name_problem(name, strlen(name)) : NULL;
   if (!why) return NULL;
   return mt_error_new(MT_E_INVALID_TENANT_ID,
                       "tenant \"%s\" can't have the database \"%.80s\": it %s",
-                      t->id, name, why);
+                      id, name, why);
 }
 
-static mt_error *check_setting(const mt_tenant *t, const mt_route *route) {
+static mt_error *check_setting(const char *id, const mt_route *route) {
   static const char *const allowed = "abcdefghijklmnopqrstuvwxyz0123456789_.";
   const char *name = route->setting, *value = route->setting_value;
   if (!name) return NULL;
   if (strspn(name, allowed) == strlen(name) && strchr(name, '.') && value &&
       *value && mt_utf8_valid(value, strlen(value)))
     return NULL;
-  return mt_error_new(MT_E_POLICY,
-                      "route of tenant \"%s\": \"%.80s\" can't be set", t->id,
-                      name);
+  return mt_error_new(
+      MT_E_POLICY, "route of tenant \"%s\": \"%.80s\" can't be set", id, name);
 }
 
-static mt_error *check_role(const mt_tenant *t, const char *role) {
+static mt_error *check_role(const char *id, const char *role) {
   if (!role) return NULL;
   if (!mt_name_problem(role, strlen(role)) && strcmp(role, "none") != 0)
     return NULL;
   return mt_error_new(MT_E_POLICY,
-                      "route of tenant \"%s\": \"%.80s\" is no role name",
-                      t->id, role);
+                      "route of tenant \"%s\": \"%.80s\" is no role name", id,
+                      role);
+}
+
+mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route) {
+  mt_error *err = check_schema(id, shared, route);
+  if (!err) err = check_role(id, route->role);
+  if (!err) err = check_database(id, route->database);
+  if (!err) err = check_setting(id, route);
+  return err;
 }
 
 /* Two live ids on one schema would share their data: refuse the second. Where
@@ -243,10 +251,7 @@ static void on_exhausted(mt_share *s, mt_exhausted what, double waited_ms) {
 
 static void apply(mt_tenant *t, const mt_route *route) {
   mt_endpoint *ep = NULL;
-  mt_error *err = check_schema(t, route);
-  if (!err) err = check_role(t, route->role);
-  if (!err) err = check_database(t, route->database);
-  if (!err) err = check_setting(t, route);
+  mt_error *err = mt_route_problem(t->id, t->shared, route);
   if (!err) err = endpoint_for(t->manager, route, &ep);
   if (!err) err = build(t, route, ep);
   mt_endpoint_unref(ep);

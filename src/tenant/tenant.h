@@ -89,6 +89,9 @@ void mt_acquire_cancel(mt_acquire *a);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
 /* As mt_share_take_retry, for the server that the tenant is routed to. */
 bool mt_tenant_take_retry(mt_tenant *t);
+/* Why no tenant of this id can have that route, as far as the route itself
+ * tells; NULL: nothing. */
+mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route);
 /* Schema of the cached route, or NULL. */
 const char *mt_tenant_schema(const mt_tenant *t);
 /* Something of it is queued, in flight, leased or being connected. */

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "support/manual_reactor.h"
+#include "reactor/reactor_manual.h"
 #include "support/test.h"
 
 static mt_reactor *new_reactor(void) {

@@ -5,7 +5,7 @@
 #include <unistd.h>
 
 #include "reactor/reactor.h"
-#include "support/manual_reactor.h"
+#include "reactor/reactor_manual.h"
 #include "support/test.h"
 
 typedef struct probe {

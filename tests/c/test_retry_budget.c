@@ -1,6 +1,6 @@
 /* The retry budget of a server, and a tenant's share of it. */
 #include "pool/pool_priv.h"
-#include "support/manual_reactor.h"
+#include "reactor/reactor_manual.h"
 #include "support/test.h"
 
 typedef struct fixture {

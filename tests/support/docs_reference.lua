@@ -5,6 +5,7 @@
 
 local config = require "mtenant.config"
 local mtenant = require "mtenant"
+local testing = require "mtenant.testing"
 
 local M = {}
 
@@ -73,6 +74,10 @@ local function each_kind(t, see)
     end)
     manager:dispose()
   end)
+  see("clock:", methods_of(testing.run(function(clock) return clock end)))
+  see("operation:", methods_of(testing.operation {}))
+  see("outage:", methods_of(testing.outage()))
+  see("shared:", methods_of(testing.shared {}))
 end
 
 
@@ -81,6 +86,7 @@ local function check_api(t, page)
   check_names(t, page, names, "mtenant.", mtenant)
   check_names(t, page, names, "mtenant.errors.", mtenant.errors)
   check_names(t, page, names, "throwaway.", require "mtenant.throwaway")
+  check_names(t, page, names, "testing.", testing)
   each_kind(t, function(prefix, methods)
     t.check(next(methods), page.name, "%s has no methods", prefix)
     check_names(t, page, names, prefix, methods)

@@ -1,0 +1,91 @@
+--- mtenant.each: a function for every item of a list, so many at a time.
+-- Built on tasks alone; used by the module's face and by warmup.
+
+local errors = require "mtenant.errors"
+local task = require "mtenant.task"
+
+
+local check = task.check
+
+
+-- Each starts two others: ten thousand of them do not start at once.
+local function each_worker(state, start_one)
+  return function()
+    start_one()
+    start_one()
+    while state.next <= state.n and not state.raised do
+      local i = state.next
+      state.next = i + 1
+      local ok, value, err = pcall(state.fn, state.list[i], i)
+      if ok then
+        state.results[i] = value
+        if value == nil and err ~= nil then state.errors[i] = err end
+      elseif errors.is(value) and value.code ~= "misuse" then
+        state.errors[i] = value
+      else
+        state.raised = { value }
+      end
+    end
+  end
+end
+
+
+--- Calls fn(item, index) for every item, at most `concurrency` at a time; a
+-- slow one holds up nobody else.
+---@param list any[]
+---@param concurrency integer
+---@param fn fun(item: any, index: integer): any, any
+---@return table|nil results  first values in order, with n
+---@return table|nil errors   by index, for those that failed (`nil, err` or an
+--  mtenant error raised); nil when none did. Any other error raised stops the
+--  run and is raised again.
+local function each(list, concurrency, fn)
+  if type(list) ~= "table" then
+    errors.misuse(2, "each: list must be a table, got %s", type(list))
+  end
+  if type(concurrency) ~= "number" or concurrency < 1
+    or concurrency ~= math.floor(concurrency) then
+    errors.misuse(2, "each: concurrency must be an integer of at least 1")
+  end
+  if type(fn) ~= "function" then
+    errors.misuse(2, "each: fn must be a function, got %s", type(fn))
+  end
+  local stop = check("mtenant.each")
+  if stop then return nil, stop end
+  local caller = task.current()
+  local state = { list = list, n = list.n or #list, next = 1, fn = fn,
+                  results = {}, errors = {} }
+  state.results.n = state.n
+  local workers, limit = {}, math.min(concurrency, state.n)
+  local function start_one()
+    if #workers == limit or state.next > state.n then return end
+    local worker = task.spawn(each_worker(state, start_one))
+    worker.observed = true
+    workers[#workers + 1] = worker
+  end
+  start_one()
+  local i = 0
+  while i < #workers do
+    i = i + 1
+    while not workers[i].done do
+      stop = caller.cancelled or caller.expired
+      if stop then
+        state.next = state.n + 1
+        for j = i, #workers do workers[j]:cancel() end
+      end
+      local joined = workers[i]
+      task.suspend_always(function(resume)
+        joined.joiners = joined.joiners or {}
+        joined.joiners[#joined.joiners + 1] = resume
+      end)
+    end
+    if not workers[i].ok then state.raised = { workers[i].results[1] } end
+  end
+  if state.raised then error(state.raised[1], 0) end
+  stop = caller.cancelled or caller.expired
+  if stop then return nil, stop end
+  return state.results, next(state.errors) and state.errors or nil
+end
+
+
+return each

@@ -1,0 +1,302 @@
+/*
+ * The reactor whose clock is moved by hand: see reactor_manual.h. run_once
+ * jumps to the next timer if it may block. Timers are a pairing heap, whose
+ * links live in the timers: there is nothing to allocate, and thousands of
+ * them cost little.
+ */
+#include "reactor/reactor_manual.h"
+
+#include <math.h>
+#include <poll.h>
+#include <string.h>
+
+#include "base/alloc.h"
+
+typedef struct entry {
+  struct entry *child, *next; /* next: the sibling on the right */
+  struct entry *prev;         /* the sibling on the left, or the parent */
+  mt_timer *timer;
+  double due;
+  uint64_t seq; /* counts timer_set */
+} entry;
+
+typedef struct watched {
+  mt_node node;
+  mt_io *io;
+  unsigned ready; /* found by poll, not called yet */
+} watched;
+
+typedef struct manual {
+  mt_reactor base;
+  double now;
+  uint64_t next_seq;
+  entry *timers; /* root of the heap: the one that is due next */
+  mt_list ios;
+  struct pollfd *fds; /* room for poll */
+  size_t nfds;
+  uint64_t changes; /* of the descriptors and what is wanted, or found */
+} manual;
+
+_Static_assert(sizeof(entry) <= sizeof(mt_watcher_priv), "entry is larger");
+_Static_assert(sizeof(watched) <= sizeof(mt_watcher_priv), "watched is larger");
+
+static manual *from_base(mt_reactor *r) {
+  return mt_container(r, manual, base);
+}
+
+static entry *timer_entry(mt_timer *t) { return (entry *)(void *)&t->priv; }
+
+static watched *io_entry(mt_io *io) { return (watched *)(void *)&io->priv; }
+
+static watched *node_entry(mt_node *n) {
+  return mt_container(n, watched, node);
+}
+
+/* ---- the heap of timers --------------------------------------------------- */
+
+static bool is_before(const entry *a, const entry *b) {
+  return a->due < b->due || (a->due == b->due && a->seq < b->seq);
+}
+
+/* Two roots (either may be NULL); the later one becomes a child. */
+static entry *meld(entry *a, entry *b) {
+  entry *later = b;
+  if (!a || !b) return a ? a : b;
+  if (is_before(b, a)) {
+    later = a;
+    a = b;
+  }
+  later->next = a->child;
+  if (a->child) a->child->prev = later;
+  later->prev = a;
+  a->child = later;
+  return a;
+}
+
+/* Siblings in pairs from the left, and the pairs from the right: this order
+ * is what keeps the heap flat. The pairs are chained by `prev` meanwhile. */
+static entry *meld_all(entry *first) {
+  entry *pairs = NULL, *root = NULL;
+  while (first) {
+    entry *a = first, *b = a->next;
+    first = b ? b->next : NULL;
+    a->next = a->prev = NULL;
+    if (b) b->next = b->prev = NULL;
+    a = meld(a, b);
+    a->prev = pairs;
+    pairs = a;
+  }
+  while (pairs) {
+    entry *pair = pairs;
+    pairs = pair->prev;
+    pair->prev = NULL;
+    root = meld(root, pair);
+  }
+  return root;
+}
+
+static void heap_remove(manual *m, entry *e) {
+  entry *below = meld_all(e->child);
+  e->child = NULL;
+  if (e == m->timers) {
+    m->timers = below;
+    return;
+  }
+  if (e->prev->child == e)
+    e->prev->child = e->next;
+  else
+    e->prev->next = e->next;
+  if (e->next) e->next->prev = e->prev;
+  m->timers = meld(m->timers, below);
+}
+
+/* ---- watchers ---------------------------------------------------------------- */
+
+static void io_set(mt_io *io, int fd, unsigned want) {
+  watched *w = io_entry(io);
+  from_base(io->reactor)->changes +=
+      !io->want || io->fd != fd || (want & ~io->want);
+  if (io->want) return;
+  memset(w, 0, sizeof *w);
+  w->io = io;
+  mt_list_push(&from_base(io->reactor)->ios, &w->node);
+}
+
+static void io_del(mt_io *io, bool fd_closed) {
+  (void)fd_closed;
+  mt_list_remove(&from_base(io->reactor)->ios, &io_entry(io)->node);
+}
+
+static void timer_del(mt_timer *t) {
+  heap_remove(from_base(t->reactor), timer_entry(t));
+}
+
+static void timer_set(mt_timer *t, double delay_ms) {
+  manual *m = from_base(t->reactor);
+  entry *e = timer_entry(t);
+
+  if (t->active) timer_del(t);
+  memset(e, 0, sizeof *e);
+  e->timer = t;
+  e->due = m->now + delay_ms;
+  e->seq = m->next_seq++;
+  m->timers = meld(m->timers, e);
+}
+
+static double now(mt_reactor *r) { return from_base(r)->now; }
+
+static void wake(mt_reactor *r) { (void)r; }
+
+/* ---- moving on --------------------------------------------------------------- */
+
+void mt_manual_settle(mt_reactor *r) {
+  while (mt_reactor_end_turn(r)) continue;
+}
+
+double mt_manual_next_timer(mt_reactor *r) {
+  manual *m = from_base(r);
+  double left;
+  if (!m->timers) return -1;
+  left = m->timers->due - m->now;
+  return left > 0 ? left : 0;
+}
+
+bool mt_manual_run_due(mt_reactor *r) {
+  manual *m = from_base(r);
+  uint64_t limit = m->next_seq;
+  bool any = false;
+
+  while (m->timers && m->timers->due <= m->now && m->timers->seq < limit) {
+    entry *e = m->timers;
+    heap_remove(m, e);
+    any = true;
+    mt_timer_fired(e->timer);
+    mt_manual_settle(r);
+  }
+  return any;
+}
+
+bool mt_manual_jump(mt_reactor *r, double ms) {
+  manual *m = from_base(r);
+  if (!m->timers || m->timers->due - m->now > ms) return false;
+  if (m->timers->due > m->now) m->now = m->timers->due;
+  return true;
+}
+
+void mt_manual_advance(mt_reactor *r, double ms) {
+  manual *m = from_base(r);
+  double end = m->now + ms;
+  int rounds = 0;
+
+  mt_manual_settle(r);
+  mt_manual_run_due(r);
+  while (m->now < end && mt_manual_jump(r, end - m->now)) {
+    assert(rounds++ < 1000000); /* timers that are set to 0 ms for ever */
+    mt_manual_run_due(r);
+  }
+  m->now = end;
+}
+
+static void run_once(mt_reactor *r, bool block) {
+  if (block) mt_manual_jump(r, INFINITY);
+  mt_manual_run_due(r);
+  mt_manual_settle(r);
+}
+
+/* ---- descriptors --------------------------------------------------------------- */
+
+bool mt_manual_io_ready(mt_io *io, unsigned ready) {
+  mt_reactor *r = io->reactor;
+  ready &= io->want;
+  if (!ready) return false;
+  io->cb(io, ready);
+  mt_manual_settle(r);
+  return true;
+}
+
+static bool make_room(manual *m) {
+  struct pollfd *fds;
+  if (m->nfds >= m->ios.len) return true;
+  fds = mt_realloc(m->fds, 2 * m->ios.len * sizeof *fds);
+  if (!fds) return false;
+  m->fds = fds;
+  m->nfds = 2 * m->ios.len;
+  return true;
+}
+
+static short events_of(unsigned want) {
+  return (short)((want & MT_READ ? POLLIN : 0) |
+                 (want & MT_WRITE ? POLLOUT : 0));
+}
+
+static unsigned ready_of(short events) {
+  unsigned trouble =
+      events & (POLLERR | POLLHUP | POLLNVAL) ? MT_READ | MT_WRITE : 0;
+  return trouble | (events & POLLIN ? MT_READ : 0) |
+         (events & POLLOUT ? MT_WRITE : 0);
+}
+
+/* Any of them may go when another one is called: so look from the start. */
+static mt_io *next_ready(manual *m) {
+  mt_node *n;
+  for (n = m->ios.head; n; n = n->next) {
+    if (node_entry(n)->ready) return node_entry(n)->io;
+  }
+  return NULL;
+}
+
+bool mt_manual_poll(mt_reactor *r, int wait_ms) {
+  manual *m = from_base(r);
+  mt_node *n;
+  nfds_t count = 0;
+  bool any = false;
+  mt_io *io;
+
+  if (!m->ios.head || !make_room(m)) return false;
+  for (n = m->ios.head; n; n = n->next, count++) {
+    io = node_entry(n)->io;
+    m->fds[count] = (struct pollfd){io->fd, events_of(io->want), 0};
+  }
+  mt_reactor_looks(r);
+  if (poll(m->fds, count, wait_ms) <= 0) return false;
+  for (n = m->ios.head, count = 0; n; n = n->next, count++)
+    node_entry(n)->ready = ready_of(m->fds[count].revents);
+  while ((io = next_ready(m))) {
+    unsigned ready = io_entry(io)->ready & io->want;
+    io_entry(io)->ready = 0;
+    if (!ready) continue;
+    any = true;
+    m->changes++;
+    io->cb(io, ready);
+  }
+  mt_manual_settle(r);
+  return any;
+}
+
+uint64_t mt_manual_changes(const mt_reactor *r) {
+  return mt_container(r, manual, base)->changes;
+}
+
+/* ---- life ----------------------------------------------------------------------- */
+
+void mt_manual_restart(mt_reactor *r, double now_ms) {
+  assert(mt_reactor_live(r) == 0);
+  from_base(r)->now = now_ms;
+  r->looks_at = r->looked_at = 0;
+}
+
+static void destroy(mt_reactor *r) {
+  mt_free(from_base(r)->fds);
+  mt_free(from_base(r));
+}
+
+static const mt_reactor_ops ops = {io_set, io_del,   timer_set, timer_del,
+                                   now,    run_once, wake,      destroy};
+
+mt_reactor *mt_manual_new(void) {
+  manual *m = mt_calloc(sizeof *m);
+  if (!m) return NULL;
+  mt_reactor_init(&m->base, &ops);
+  m->now = 1000;
+  return &m->base;
+}
