@@ -38,6 +38,18 @@ function M.install(methods)
   end
 
 
+  --- Replaces the connections to a server, or to all: idle ones go at once,
+  --- those in use when they are free, and new ones look for their host afresh.
+  --- No statement fails by it. For a failover that nobody could see from here,
+  --- or an address that has changed.
+  ---@param server? string
+  ---@return boolean  false: this manager has not used such a server
+  function methods:reconnect(server)
+    if server ~= nil then check_name(server, "reconnect") end
+    return not self._over and self._core:reconnect(server) > 0
+  end
+
+
   --- Whether a server answers, as far as is known.
   ---@param server string
   ---@return string|nil state  "closed": it does; "open": it does not;

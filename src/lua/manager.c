@@ -335,6 +335,13 @@ static int breaker_state(lua_State *L) {
   return 1;
 }
 
+/* reconnect(server or nil) -> pools */
+static int reconnect(lua_State *L) {
+  mt_manager_ud *u = check(L);
+  lua_pushinteger(L, mt_manager_reconnect(u->m, luaL_optstring(L, 2, NULL)));
+  return 1;
+}
+
 /* pause(id) -> true | nil, err */
 static int pause_tenant(lua_State *L) {
   mt_manager_ud *u = check(L);
@@ -460,6 +467,7 @@ void mt_lua_manager_register(lua_State *L) {
       {"isolate", isolate},
       {"close_breaker", close_breaker},
       {"breaker_state", breaker_state},
+      {"reconnect", reconnect},
       {"pause", pause_tenant},
       {"resume", resume_tenant},
       {"quiet", quiet},

@@ -278,7 +278,7 @@ static void on_resolved(void *data, const mt_error *err,
 static void try_host(mt_conn *c) {
   const mt_host *h;
   mt_error *err = NULL;
-  if (c->host >= c->endpoint->nhosts) {
+  if (c->host >= c->endpoint->nhosts && !mt__attrs_look_again(c)) {
     mt_conn_close(c, mt_error_ref(c->last_error));
     return;
   }
@@ -298,6 +298,11 @@ static void try_host(mt_conn *c) {
 }
 
 static void opened(mt_conn *c) {
+  mt_error *err = mt__attrs_error(c);
+  if (err) {
+    address_failed(c, err);
+    return;
+  }
   drop_connecting(c);
   set_state(c, MT_CONN_OPEN);
   c->opened_at = c->progress_at = mt_reactor_now(c->reactor);

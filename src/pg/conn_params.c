@@ -63,6 +63,7 @@ void mt__conn_start(mt_conn *c) {
   if (!h->is_unix) add(&p, "hostaddr", c->addrs[c->addr]);
   add(&p, "port", h->port);
   add(&p, "client_encoding", "UTF8");
+  add(&p, "target_session_attrs", "any"); /* ours: see session_attrs.h */
   add(&p, "options", options ? options : c->endpoint->options);
   c->pg = PQconnectStartParams(p.keys, p.values, 0);
   explicit_bzero(password, sizeof password);

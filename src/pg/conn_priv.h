@@ -30,6 +30,14 @@ void mt__conn_deallocate(mt_conn *c, uint32_t number);
 mt_error *mt__conn_lost(mt_conn *c);
 /* Error from a result of the server; statement phase. */
 mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
+/* Why the server that has answered is not the one that is looked for; NULL: it
+ * is. The caller owns it. (conn_attrs.c, as the next.) */
+mt_error *mt__attrs_error(const mt_conn *c);
+/* All hosts were tried: once more from the first one, with less to ask for? */
+bool mt__attrs_look_again(mt_conn *c);
+/* A statement was refused on a read-only server: where one that is not was
+ * asked for, it may be tried again. */
+void mt__attrs_refused(mt_conn *c, const mt_req *req, mt_error *e);
 /* Sends of one turn together (cork.c): once; when the socket is there; around
  * each unit. The callbacks are taken back with c->turn_end. */
 void mt__cork_init(mt_conn *c);

@@ -136,6 +136,7 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
   } else if (kind == MT_STEP_USER && req->named) {
     named_failed(c, req, e);
   }
+  if (kind == MT_STEP_USER) mt__attrs_refused(c, req, e);
   if (e->refs && kind >= MT_STEP_PREPARE && mt_req_sql(req))
     mt_error_set_statement(e, mt_req_sql(req));
   /* the first error of a unit is its cause; one at the Sync replaces a

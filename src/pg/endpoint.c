@@ -110,7 +110,8 @@ static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
 
 static bool is_ours(const char *key) {
   return strcmp(key, "host") == 0 || strcmp(key, "hostaddr") == 0 ||
-         strcmp(key, "port") == 0 || strcmp(key, "options") == 0;
+         strcmp(key, "port") == 0 || strcmp(key, "options") == 0 ||
+         strcmp(key, "target_session_attrs") == 0;
 }
 
 static int set_params(mt_endpoint *ep, const PQconninfoOption *o,
@@ -148,6 +149,8 @@ static int set_names(mt_endpoint *ep, mt_error **err) {
     ep->server = append(ep->server, ",", name);
     ep->server = append(ep->server, ":", h->port);
   }
+  if (ep->target != MT_TARGET_ANY)
+    ep->server = append(ep->server, " ", mt_target_name(ep->target));
   ep->key = mt_strdup(ep->server ? ep->server : "");
   for (k = ep->keywords; *k; k++) {
     if (strcmp(*k, "password") == 0) continue;
@@ -201,6 +204,16 @@ static int parse_error(const char *url, char *text, mt_error **err) {
   return mt_fail(err, e);
 }
 
+static int set_target(mt_endpoint *ep, const PQconninfoOption *given,
+                      const PQconninfoOption *env, mt_error **err) {
+  const char *text = value_of(given, "target_session_attrs");
+  if (!text) text = value_of(env, "target_session_attrs");
+  if (mt_target_parse(text, &ep->target)) return MT_OK;
+  return malformed(err,
+                   "target_session_attrs must be any, read-write, read-only, "
+                   "primary, standby or prefer-standby");
+}
+
 static int fill(mt_endpoint *ep, const char *url, mt_error **err) {
   char *text = NULL;
   const char *options;
@@ -209,6 +222,7 @@ static int fill(mt_endpoint *ep, const char *url, mt_error **err) {
   if (!given) return parse_error(url, text, err);
   env = PQconndefaults();
   rc = env ? set_hosts(ep, given, env, err) : mt_fail(err, mt_error_oom());
+  if (rc == MT_OK) rc = set_target(ep, given, env, err);
   if (rc == MT_OK) rc = set_params(ep, given, err);
   options = value_of(given, "options");
   if (!options) options = value_of(env, "options");
@@ -285,6 +299,7 @@ int mt_endpoint_with_database(const mt_endpoint *base, const char *dbname,
   if (!ep) return mt_fail(err, mt_error_oom());
   ep->refs = 1;
   ep->tenant_database = true;
+  ep->target = base->target;
   if (copy_hosts(ep, base) && copy_params(ep, base, dbname) &&
       copy(&ep->options, base->options) && copy(&ep->dbname, dbname) &&
       set_names(ep, NULL) == MT_OK) {

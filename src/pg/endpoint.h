@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "mtenant.h"
+#include "pg/session_attrs.h"
 
 typedef struct mt_host {
   char *host;     /* name or socket directory; NULL: libpq's default socket */
@@ -19,7 +20,9 @@ typedef struct mt_host {
 typedef struct mt_endpoint {
   int refs;
   char *key;    /* equal for equal connections; no password */
-  char *server; /* "host:port[,host:port]", for messages and the budget */
+  char *server; /* "host:port[,host:port]", for messages and the budget; with
+                   target_session_attrs behind, those are other servers */
+  mt_target target;
   mt_host *hosts;
   int nhosts;
   char **keywords, **values; /* the rest, NULL-ended; no host, port, options */

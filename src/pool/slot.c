@@ -131,6 +131,13 @@ static void look_at_session(mt_slot *s) {
   mt__slot_retire(s);
 }
 
+/* It is not the server that was asked for any more, and nor are the others:
+ * they go, and new ones look for the right one. */
+static void look_at_target(mt_slot *s) {
+  if (s->retiring || !mt_conn_off_target(s->conn)) return;
+  mt_pool_retire_all(s->pool);
+}
+
 static void on_reset(mt_conn *c, bool clean) {
   mt_slot *s = slot_of(c);
   if (s->lease) mt__lease_reset_done(s->lease, clean);
@@ -140,6 +147,7 @@ static void on_progress(mt_conn *c) {
   mt_slot *s = slot_of(c);
   mt_pool *p = s->pool;
   look_at_session(s);
+  look_at_target(s);
   if (c->state != MT_CONN_OPEN) return;
   if (mt_conn_quiet(c)) {
     s->idle_since = mt_reactor_now(p->reactor);
@@ -253,6 +261,7 @@ void mt__pool_grow(mt_pool *p) {
 
 void mt_pool_retire_all(mt_pool *p) {
   mt_node *n, *next;
+  p->generation++;
   for (n = p->slots.head; n; n = next) {
     mt_slot *s = mt_container(n, mt_slot, node);
     next = n->next;

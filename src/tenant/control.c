@@ -34,6 +34,18 @@ bool mt_manager_breaker(const mt_manager *m, const char *server,
   return s;
 }
 
+int mt_manager_reconnect(mt_manager *m, const char *server) {
+  mt_pool_entry *p;
+  int n = 0;
+  for (p = m->pools; p; p = p->hh.next) {
+    if (server && strcmp(mt_pool_endpoint(p->pool)->server, server) != 0)
+      continue;
+    mt_pool_retire_all(p->pool);
+    n++;
+  }
+  return n;
+}
+
 bool mt_manager_pause_server(mt_manager *m, const char *server) {
   mt_server *s = find_server(m, server);
   if (s) mt_server_pause(s);

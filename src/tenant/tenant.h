@@ -115,6 +115,9 @@ bool mt_manager_evict(mt_manager *m, const char *id, const char *reason);
 /* Closes the connections of the tenant's pool, those in use once they are
  * free. False: there is no such entry, or it has no route yet. */
 bool mt_manager_retire(mt_manager *m, const char *id);
+/* Connections to the server (NULL: to all) are replaced: idle ones go at once,
+ * those in use when they are free. Returns how many pools that concerned. */
+int mt_manager_reconnect(mt_manager *m, const char *server);
 /* What has been accepted is done, what comes waits until it is resumed, its
  * own timeouts excepted. The entry is made if need be, and stays; evicted, it
  * keeps what waits and is routed afresh. */

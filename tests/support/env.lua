@@ -46,6 +46,14 @@ function M.start(opts)
 end
 
 
+--- A streaming standby of a server that `start` made; closed like one, first.
+function M.standby(server)
+  local standby = server:standby()
+  state.servers[standby] = true
+  return standby
+end
+
+
 --- The server that the specs share. Nobody stops it.
 function M.server()
   if not state.shared then

@@ -143,6 +143,27 @@ function M.start(opts)
 end
 
 
+--- Starts a streaming standby of the server, which is removed like one. Reached
+-- by its unix socket.
+function server_methods:standby()
+  local out, err = capture(command_line({ "standby", self.dir }))
+  if not out then
+    error("no standby: " .. err, 2)
+  end
+  local standby = setmetatable({ dir = out:match("^[^\n]+"), port = 5432 },
+                               server_mt)
+  standby.url = url_of(standby, "mtenant")
+  standby.admin_url = url_of(standby, "postgres")
+  return standby
+end
+
+
+--- Makes a primary of a standby; returns when it is one.
+function server_methods:promote()
+  script("promote", self.dir)
+end
+
+
 local shared
 
 --- One server for all specs of the process that need no particular settings.

@@ -8,6 +8,10 @@
 #                                    prints its directory DIR and its port.
 #                                    tcp=true: on 127.0.0.1 as well.
 #                                    $MT_PG_HBA replaces pg_hba.conf.
+#   pg.sh standby DIR                starts a streaming standby of a server;
+#                                    prints its directory and its port, which
+#                                    is on its unix socket
+#   pg.sh promote DIR
 #   pg.sh start DIR
 #   pg.sh stop|restart DIR [MODE]    smart, fast (default), immediate, kill
 #   pg.sh psql DIR [ARG..]           SQL from standard input, as the superuser
@@ -260,6 +264,28 @@ create() {
   die "the server did not start: $(reason_in "$dir/start.log")"
 }
 
+# A server like any other, but for where its data comes from.
+standby() {
+  local primary=$1 dir
+  [[ $primary = */mtenant-test-*/s?????? ]] || die "not a test server: $primary"
+  dir=$("${as_user[@]}" mktemp -d "${primary%/*}/sXXXXXX")
+  cd "$dir"
+  "${as_user[@]}" "$bin/pg_basebackup" -D "$dir/data" -h "$primary" \
+    -p "$(<"$primary/port")" -U postgres -R -c fast -N >"$dir/backup.log" 2>&1 ||
+    die "no base backup: $(reason_in "$dir/backup.log")"
+  printf "unix_socket_directories = '%s'\nlisten_addresses = ''\nport = 5432\n" \
+    "$dir" >>"$dir/data/postgresql.conf"
+  echo 5432 >"$dir/port"
+  start "$dir"
+  printf '%s\n5432\n' "$dir"
+}
+
+promote() {
+  cd "$1"
+  "${as_user[@]}" "$bin/pg_ctl" promote -w -t 30 -D "$1/data" >/dev/null ||
+    die "the standby was not promoted"
+}
+
 bouncer_settings() {
   local setting
   cat <<END
@@ -378,7 +404,8 @@ main() {
   case $command in
     root) make_root "$1" ;;
     watch) watch "$1" "$2" ;;
-    create | start | stop | remove | destroy | bouncer | unbounce)
+    create | standby | promote | start | stop | remove | destroy | bouncer | \
+      unbounce)
       "$command" "$@"
       ;;
     restart)
