@@ -11,6 +11,7 @@ local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
 local each = require "mtenant.each"
 local errors = require "mtenant.errors"
+local health = require "mtenant.health"
 local routing = require "mtenant.routing"
 local schema = require "mtenant.schema"
 local servers = require "mtenant.servers"
@@ -320,6 +321,7 @@ end
 databases.install(methods)
 servers.install(methods)
 control.install(methods, disposed)
+health.install(methods, disposed)
 
 
 --- What the pools have done so far. For now for people and tests; the shape

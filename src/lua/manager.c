@@ -156,14 +156,14 @@ int mt_lua_manager_new(lua_State *L) {
 
 /* Finalizers run in any order: what one of them still reaches may have had
  * its own. */
-static mt_manager_ud *check(lua_State *L) {
+mt_manager_ud *mt_lua_check_manager(lua_State *L) {
   mt_manager_ud *u = luaL_checkudata(L, 1, MT_LUA_MANAGER);
   if (!u->m) mt_lua_misuse(L, "this manager has been collected");
   return u;
 }
 
 static int tenant(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   const char *id = luaL_checkstring(L, 2);
   mt_error *err = NULL;
   mt_tenant *t;
@@ -174,7 +174,7 @@ static int tenant(lua_State *L) {
 }
 
 static int shared(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   mt_error *err = NULL;
   mt_tenant *t;
   if (mt_manager_shared(u->m, &t, &err) != MT_OK)
@@ -242,7 +242,7 @@ int mt_lua_check_route(lua_State *L) {
 
 /* resolved(token, route) or resolved(token, nil, err) */
 static int resolved(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   uint64_t token = (uint64_t)(uintptr_t)lua_touserdata(L, 2);
   mt_error *err = NULL;
   luaL_argcheck(L, token != 0, 2, "token expected");
@@ -258,18 +258,18 @@ static int resolved(lua_State *L) {
 }
 
 static int has(lua_State *L) {
-  lua_pushboolean(L,
-                  mt_manager_find(check(L)->m, luaL_checkstring(L, 2)) != NULL);
+  lua_pushboolean(L, mt_manager_find(mt_lua_check_manager(L)->m,
+                                     luaL_checkstring(L, 2)) != NULL);
   return 1;
 }
 
 static int count(lua_State *L) {
-  lua_pushinteger(L, (lua_Integer)mt_manager_count(check(L)->m));
+  lua_pushinteger(L, (lua_Integer)mt_manager_count(mt_lua_check_manager(L)->m));
   return 1;
 }
 
 static int ids(lua_State *L) {
-  mt_manager *m = check(L)->m;
+  mt_manager *m = mt_lua_check_manager(L)->m;
   mt_tenant *t = NULL;
   lua_Integer n = 0;
   lua_newtable(L);
@@ -282,14 +282,15 @@ static int ids(lua_State *L) {
 
 /* schema(id) -> schema of the cached route or nil */
 static int schema(lua_State *L) {
-  mt_tenant *t = mt_manager_find(check(L)->m, luaL_checkstring(L, 2));
+  mt_tenant *t =
+      mt_manager_find(mt_lua_check_manager(L)->m, luaL_checkstring(L, 2));
   lua_pushstring(L, t ? mt_tenant_schema(t) : NULL);
   return 1;
 }
 
 static int evict(lua_State *L) {
-  lua_pushboolean(
-      L, mt_manager_evict(check(L)->m, luaL_checkstring(L, 2), "manual"));
+  lua_pushboolean(L, mt_manager_evict(mt_lua_check_manager(L)->m,
+                                      luaL_checkstring(L, 2), "manual"));
   return 1;
 }
 
@@ -308,43 +309,41 @@ static int dispose(lua_State *L) {
 }
 
 static int retire(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_retire(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 static int isolate(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_isolate(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 static int close_breaker(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_close_breaker(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 static int breaker_state(lua_State *L) {
-  static const char *const names[] = {"closed", "open", "half_open",
-                                      "isolated"};
   mt_breaker_state state;
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   if (!mt_manager_breaker(u->m, luaL_checkstring(L, 2), &state)) return 0;
-  lua_pushstring(L, names[state]);
+  lua_pushstring(L, mt_lua_state_name(state));
   return 1;
 }
 
 /* reconnect(server or nil) -> pools */
 static int reconnect(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushinteger(L, mt_manager_reconnect(u->m, luaL_optstring(L, 2, NULL)));
   return 1;
 }
 
 /* pause(id) -> true | nil, err */
 static int pause_tenant(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   const char *id = luaL_checkstring(L, 2);
   mt_error *err = NULL;
   if (mt_manager_pause(u->m, id, &err) != MT_OK) return mt_lua_fail(L, err, id);
@@ -353,38 +352,38 @@ static int pause_tenant(lua_State *L) {
 }
 
 static int resume_tenant(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_resume(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 static int quiet(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_quiet(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 static int pause_server(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_pause_server(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 static int resume_server(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_resume_server(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 static int server_quiet(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   lua_pushboolean(L, mt_manager_server_quiet(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
 /* reconfigure(config): a flat table as for manager() */
 static int reconfigure(lua_State *L) {
-  mt_manager_ud *u = check(L);
+  mt_manager_ud *u = mt_lua_check_manager(L);
   mt_manager_config c;
   const char *path[MT_LUA_PATH_NAMES + 1];
   luaL_checktype(L, 2, LUA_TTABLE);
@@ -401,14 +400,14 @@ static int disposed(lua_State *L) {
 }
 
 static int random_unit(lua_State *L) {
-  lua_pushnumber(L, mt_manager_random(check(L)->m));
+  lua_pushnumber(L, mt_manager_random(mt_lua_check_manager(L)->m));
   return 1;
 }
 
 static int stats(lua_State *L) {
   mt_pool_stats s;
   int connections;
-  mt_manager_stats(check(L)->m, &s, &connections);
+  mt_manager_stats(mt_lua_check_manager(L)->m, &s, &connections);
   lua_createtable(L, 0, 16);
   set_number(L, "open", connections);
   set_number(L, "peak", s.peak);
@@ -434,7 +433,7 @@ static int stats(lua_State *L) {
 /* unsafe_keep_sessions(): before its first use; connections go from tenant to
  * tenant as they are. For tests that show what the reset prevents. */
 static int unsafe_keep_sessions(lua_State *L) {
-  mt_manager_keep_sessions(check(L)->m);
+  mt_manager_keep_sessions(mt_lua_check_manager(L)->m);
   return 0;
 }
 
@@ -481,4 +480,5 @@ void mt_lua_manager_register(lua_State *L) {
       {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", manager_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_MANAGER, methods, meta);
+  mt_lua_add_methods(L, MT_LUA_MANAGER, mt_lua_health_methods);
 }

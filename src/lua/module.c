@@ -239,6 +239,15 @@ void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
   lua_pop(L, 1);
 }
 
+void mt_lua_add_methods(lua_State *L, const char *name,
+                        const luaL_Reg *methods) {
+  luaL_getmetatable(L, name);
+  lua_getfield(L, -1, "__index");
+  push_rt(L);
+  luaL_setfuncs(L, methods, 1);
+  lua_pop(L, 2);
+}
+
 static int set_ref(lua_State *L, int *ref) {
   luaL_unref(L, LUA_REGISTRYINDEX, *ref);
   lua_settop(L, 1);

@@ -28,6 +28,7 @@ typedef enum mt_op_kind {
   MT_OP_ACQUIRE, /* a lease */
   MT_OP_QUERY,   /* on a tenant or on a lease */
   MT_OP_FETCH,   /* rows of a stream */
+  MT_OP_PING,    /* of a health check */
   MT_OP_DISPOSE
 } mt_op_kind;
 
@@ -83,6 +84,8 @@ struct mt_op {
   mt_req *req;
   mt_tenant *tenant; /* a reference */
   mt_flight *flight;
+  mt_ping *ping;
+  bool busy; /* the ping's server was */
   mt_acquire *acquire;
   mt_lease *lease;
   mt_lease_ud *lease_ud; /* its query runs on this lease */
@@ -149,6 +152,8 @@ int mt_lua_misuse(lua_State *L, const char *fmt, ...)
     __attribute__((format(printf, 2, 3), noreturn));
 void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
                      const luaL_Reg *meta);
+void mt_lua_add_methods(lua_State *L, const char *name,
+                        const luaL_Reg *methods);
 
 /* virtual.c */
 /* One turn of the simulated loop, its clock moving by at most `within_ms`;
@@ -210,6 +215,13 @@ void mt_lua_lease_register(lua_State *L);
 void mt_lua_push_lease(lua_State *L, mt_rt *rt, mt_op *op);
 void mt_lua_watch_register(lua_State *L);
 int mt_lua_watch_fd(lua_State *L);
+
+/* health.c */
+extern const luaL_Reg mt_lua_health_methods[];
+/* What a breaker state is called. */
+const char *mt_lua_state_name(mt_breaker_state state);
+/* The manager at index 1. */
+mt_manager_ud *mt_lua_check_manager(lua_State *L);
 
 /* config.c */
 enum { MT_LUA_PATH_NAMES = 32 };

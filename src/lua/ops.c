@@ -122,6 +122,9 @@ static void push_result(lua_State *L, mt_op *op) {
     case MT_OP_CONNECT:
       lua_pushinteger(L, op->attempts);
       return;
+    case MT_OP_PING:
+      lua_pushstring(L, op->busy ? "busy" : "ok");
+      return;
     case MT_OP_FETCH: {
       mt_result *rows[512];
       mt_lease_ud *l = op->lease_ud;
@@ -204,6 +207,10 @@ static int l_cancel(lua_State *L) {
     case MT_OP_FETCH:
       op->lease_ud->fetch = NULL;
       break;
+    case MT_OP_PING:
+      if (op->ping) mt_ping_cancel(op->ping);
+      op->ping = NULL;
+      break;
     case MT_OP_SLEEP:
     case MT_OP_DISPOSE:
       break;
@@ -230,6 +237,7 @@ void mt_ops_forget_simulated(mt_rt *rt) {
       continue;
     }
     if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_FETCH) op->lease_ud->fetch = NULL;
     mt_node_unlink(&op->node);
     op_free(op);
@@ -243,6 +251,7 @@ void mt_ops_close(mt_rt *rt) {
     mt_op *op = rt->ops[i];
     if (!op) continue;
     if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_CONNECT && op->flight) continue; /* ends by itself */
     mt_node_unlink(&op->node);
     op->lease_ref = LUA_NOREF; /* the registry goes too */

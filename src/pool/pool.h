@@ -126,6 +126,16 @@ bool mt_server_quiet(const mt_server *s);
 /* Another budget; 0 is "auto", from what it is now. What is open beyond it
  * goes when it is idle. */
 void mt_server_set_max(mt_server *s, int max);
+/* What is there now. Texts are the server's. */
+typedef struct mt_server_view {
+  const char *name;
+  mt_breaker_state state;
+  const mt_error *cause; /* of the last failure, while it is open; or NULL */
+  bool paused;
+  int live, idle, connecting, cap;
+  size_t waiting, pools;
+} mt_server_view;
+void mt_server_look(const mt_server *s, mt_server_view *v);
 int mt_server_open(const mt_server *s);
 int mt_server_cap(const mt_server *s);
 
@@ -167,6 +177,8 @@ const mt_endpoint *mt_pool_endpoint(const mt_pool *p);
  * longer hold. */
 uint64_t mt_pool_generation(const mt_pool *p);
 bool mt_pool_has_open(const mt_pool *p);
+/* Its connections that are open, and those of them that do nothing. */
+void mt_pool_count(const mt_pool *p, int *total, int *idle);
 /* Its idle connections go; what is in use is closed when it is free. */
 void mt_pool_retire_all(mt_pool *p);
 

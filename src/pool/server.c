@@ -68,6 +68,37 @@ void mt_server_set_max(mt_server *s, int max) {
 int mt_server_open(const mt_server *s) { return s->open; }
 int mt_server_cap(const mt_server *s) { return s->cap; }
 
+void mt_pool_count(const mt_pool *p, int *total, int *idle) {
+  const mt_node *n;
+  *total = p->stats.open;
+  *idle = 0;
+  for (n = p->slots.head; n; n = n->next)
+    *idle += mt__slot_idle(mt_container(n, mt_slot, node));
+}
+
+void mt_server_look(const mt_server *s, mt_server_view *v) {
+  const mt_node *n, *m;
+  *v = (mt_server_view){.name = s->name,
+                        .state = mt_server_breaker_state(s),
+                        .cause = s->cause,
+                        .paused = s->paused,
+                        .live = s->live,
+                        .connecting = s->connecting,
+                        .cap = s->cap,
+                        .pools = s->pools.len};
+  for (n = s->pools.head; n; n = n->next) {
+    const mt_pool *p = mt_container(n, mt_pool, node);
+    int total, idle;
+    mt_pool_count(p, &total, &idle);
+    v->idle += idle;
+    v->waiting += p->lease_waiters.len;
+    for (m = p->waiting.head; m; m = m->next) {
+      const mt_share *share = mt_container(m, mt_share, waiting);
+      v->waiting += share->reqs.len + share->leases.len;
+    }
+  }
+}
+
 /* The longest idle connection of another pool; none while one that was chosen
  * before has not quite gone. */
 static mt_slot *oldest_idle(mt_server *s, const mt_pool *asking) {

@@ -140,6 +140,37 @@ bool mt_manager_isolate(mt_manager *m, const char *server);
 bool mt_manager_close_breaker(mt_manager *m, const char *server);
 bool mt_manager_breaker(const mt_manager *m, const char *server,
                         mt_breaker_state *out);
+/* ping.c: for health checks. A tenant's ping is in its scope, so it fails where
+ * the schema is gone; neither counts as a use. */
+typedef struct mt_ping mt_ping;
+typedef enum mt_ping_end {
+  MT_PING_OK,
+  MT_PING_BUSY,  /* not in time, for others were in front of it */
+  MT_PING_FAILED /* or the server did not answer in time */
+} mt_ping_end;
+/* err is the caller's; NULL for MT_PING_OK. */
+typedef void (*mt_ping_fn)(void *data, mt_ping_end end, const mt_error *err,
+                           double took_ms);
+/* MT_OK: done runs once, later. */
+int mt_manager_ping_server(mt_manager *m, const char *server, double timeout_ms,
+                           mt_ping_fn done, void *data, mt_ping **out,
+                           mt_error **err);
+int mt_manager_ping_tenant(mt_manager *m, const char *id, double timeout_ms,
+                           mt_ping_fn done, void *data, mt_ping **out,
+                           mt_error **err);
+void mt_ping_cancel(mt_ping *p); /* done will not run */
+/* A pool on the configuration's own server, if nobody has used that yet. */
+int mt_manager_use_own_server(mt_manager *m, mt_error **err);
+const char *mt_manager_own_server(const mt_manager *m);
+void mt_manager_each_server(const mt_manager *m,
+                            void (*see)(void *data, const mt_server_view *v),
+                            void *data);
+typedef struct mt_tenant_view {
+  const char *server; /* NULL: it has no route yet */
+  size_t waiting;
+  int total, idle; /* connections: of a pool of its own, or in use by it */
+} mt_tenant_view;
+void mt_tenant_look(const mt_tenant *t, mt_tenant_view *v);
 /* Unsafe, for tests: pools made from now on reset nothing. */
 void mt_manager_keep_sessions(mt_manager *m);
 /* A random number in [0, 1) of the manager's generator. */
