@@ -15,7 +15,7 @@ mtenant_build_packages=(
 )
 mtenant_test_packages=(
   lua5.4 lua-busted lua-check lua-cjson clang-format-14 valgrind pgbouncer
-  clang libclang-rt-14-dev
+  clang libclang-rt-14-dev openssl
 )
 
 mtenant_missing_packages() {

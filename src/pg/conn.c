@@ -338,10 +338,11 @@ static void poll_connect(mt_conn *c) {
 
 static void on_io(mt_io *io, unsigned ready) {
   mt_conn *c = mt_container(io, mt_conn, io);
-  if (c->state == MT_CONN_CONNECTING)
-    poll_connect(c);
-  else if (c->state == MT_CONN_OPEN)
+  if (c->state == MT_CONN_OPEN)
     mt__conn_on_io(c, ready);
+  else if (c->state == MT_CONN_CONNECTING &&
+           mt_reactor_take_heavy(c->reactor)) /* TLS, SCRAM: 2 to 6 ms a step */
+    poll_connect(c);
 }
 
 static mt_error *connect_timeout(const mt_conn *c) {

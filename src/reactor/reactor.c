@@ -99,7 +99,14 @@ static bool has_deferred(const mt_reactor *r) {
   return false;
 }
 
+bool mt_reactor_take_heavy(mt_reactor *r) {
+  if (r->heavy_turn == r->turn) return false;
+  r->heavy_turn = r->turn;
+  return true;
+}
+
 bool mt_reactor_end_turn(mt_reactor *r) {
+  r->turn++;
   if (!has_deferred(r)) return false;
   run_phase(r, MT_DEFER_DELIVER);
   run_phase(r, MT_DEFER_FLUSH);

@@ -66,6 +66,8 @@ struct mt_reactor {
   const mt_reactor_ops *ops;
   mt_list deferred[MT_DEFER_PHASES];
   size_t live_ios, live_timers; /* for leak checks */
+  uint64_t turn;                /* counts the turns of the loop */
+  uint64_t heavy_turn;          /* the last that had something heavy */
   double looks_at, looked_at;   /* when it last looked at its sockets, and the
                                    time before that; 0 when not told */
   void *resolver;               /* pg/resolver.c: one per reactor */
@@ -88,6 +90,10 @@ void mt_defer_del(mt_defer *d);
  * after the sockets. */
 void mt_reactor_slice(mt_reactor *r, mt_defer *d, bool (*one)(void *data),
                       void *data);
+
+/* True for one caller in a turn of the loop: who has milliseconds of work that
+ * can't be cut up. The others are as ready in the next. */
+bool mt_reactor_take_heavy(mt_reactor *r);
 
 /* For implementations: runs the queued phases once, in order; true if more
  * was queued meanwhile, so the loop must not block. */

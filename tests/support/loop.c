@@ -27,3 +27,27 @@ void mt_test_run_for(mt_reactor *r, double ms) {
   double end = mt_reactor_now(r) + ms;
   while (mt_reactor_now(r) < end) mt_test_turn(r);
 }
+
+#define BEAT_MS 10.0
+
+static void on_beat(mt_timer *t) {
+  mt_heartbeat *h = mt_container(t, mt_heartbeat, timer);
+  double now = mt_reactor_now(h->r), late = now - h->last - BEAT_MS;
+  if (late > h->gap) h->gap = late;
+  h->last = now;
+  h->beats++;
+  mt_timer_set(h->r, t, BEAT_MS);
+}
+
+void mt_heartbeat_start(mt_heartbeat *h, mt_reactor *r) {
+  *h = (mt_heartbeat){.r = r, .timer.cb = on_beat, .last = mt_reactor_now(r)};
+  mt_timer_set(r, &h->timer, BEAT_MS);
+}
+
+double mt_heartbeat_gap(mt_heartbeat *h) {
+  double gap = h->gap;
+  h->gap = 0;
+  return gap;
+}
+
+void mt_heartbeat_stop(mt_heartbeat *h) { mt_timer_del(&h->timer); }

@@ -20,6 +20,20 @@ void mt_test_turn(mt_reactor *r);
 /* Turns for `ms`, to see that something does not happen. */
 void mt_test_run_for(mt_reactor *r, double ms);
 
+/* A timer that beats every 10 ms while the loop turns: what blocks it shows as
+ * a gap. */
+typedef struct mt_heartbeat {
+  mt_reactor *r;
+  mt_timer timer;
+  double last, gap;
+  int beats;
+} mt_heartbeat;
+
+void mt_heartbeat_start(mt_heartbeat *h, mt_reactor *r);
+/* The longest time that a beat was late since the last call. */
+double mt_heartbeat_gap(mt_heartbeat *h);
+void mt_heartbeat_stop(mt_heartbeat *h);
+
 #define MT_RUN_UNTIL_MS(r, limit_ms, cond)                           \
   do {                                                               \
     double end_ms_ = mt_reactor_now(r) + (limit_ms);                 \

@@ -158,6 +158,13 @@ function server_methods:standby()
 end
 
 
+--- Gives the server, which runs, a certificate of its own: it takes TLS a moment
+-- later.
+function server_methods:use_tls()
+  script("tls", self.dir)
+end
+
+
 --- Makes a primary of a standby; returns when it is one.
 function server_methods:promote()
   script("promote", self.dir)

@@ -12,6 +12,7 @@
 #                                    prints its directory and its port, which
 #                                    is on its unix socket
 #   pg.sh promote DIR
+#   pg.sh tls DIR                    gives a server that runs a certificate
 #   pg.sh start DIR
 #   pg.sh stop|restart DIR [MODE]    smart, fast (default), immediate, kill
 #   pg.sh psql DIR [ARG..]           SQL from standard input, as the superuser
@@ -286,6 +287,20 @@ promote() {
     die "the standby was not promoted"
 }
 
+tls() {
+  local dir=$1 pid
+  command -v openssl >/dev/null || die "openssl is not installed"
+  cd "$dir"
+  "${as_user[@]}" openssl req -x509 -newkey rsa:2048 -nodes -days 2 \
+    -subj /CN=localhost -keyout "$dir/data/server.key" \
+    -out "$dir/data/server.crt" >"$dir/openssl.log" 2>&1 ||
+    die "no certificate: $(reason_in "$dir/openssl.log")"
+  chmod 600 "$dir/data/server.key"
+  echo 'ssl = on' >>"$dir/data/postgresql.conf"
+  pid=$(server_pid "$dir") || die "the server does not run"
+  kill -HUP "$pid"
+}
+
 bouncer_settings() {
   local setting
   cat <<END
@@ -404,7 +419,7 @@ main() {
   case $command in
     root) make_root "$1" ;;
     watch) watch "$1" "$2" ;;
-    create | standby | promote | start | stop | remove | destroy | bouncer | \
+    create | standby | promote | tls | start | stop | remove | destroy | bouncer | \
       unbounce)
       "$command" "$@"
       ;;
