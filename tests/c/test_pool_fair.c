@@ -43,11 +43,13 @@ static void what_a_text_costs_is_learned(void **state) {
 /* What stood behind it is not charged for it. */
 static void waiting_behind_another_is_no_cost(void **state) {
   mt_job slow, quick;
+  uint64_t before;
   mt_sql *text;
   mt_lodging f;
   (void)state;
   mt_lodging_begin(&f, 1);
-  learn(&f, "SELECT 2");
+  learn(&f, "SELECT 2"); /* the first may be behind the connection's set-up */
+  before = mt_pool_get_stats(f.p.pool)->behind;
   text = text_of(&f, "SELECT pg_sleep(0.05)");
   mt_sql_observe(text, 0.1); /* believed to be quick: others go behind */
   mt_job_send(&slow, &f.p, &f.t[1], "SELECT pg_sleep(0.05)");
@@ -56,7 +58,7 @@ static void waiting_behind_another_is_no_cost(void **state) {
   assert_true(quick.order > slow.order);
   assert_true(quick.req->behind_ms > 30);
   assert_true(text_of(&f, "SELECT 2")->cost_ms < 30);
-  assert_int_equal(mt_pool_get_stats(f.p.pool)->behind, 1);
+  assert_int_equal(mt_pool_get_stats(f.p.pool)->behind, before + 1);
   assert_true(mt_pool_get_stats(f.p.pool)->behind_max_ms > 30);
   mt_job_free(&slow);
   mt_job_free(&quick);
