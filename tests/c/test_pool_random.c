@@ -340,7 +340,7 @@ static void whatever_happens_the_books_agree(void **state) {
   check_outcomes(&w);
   print_message("%d acknowledged, %d refused, %d ambiguous, %d killed\n",
                 w.acknowledged, w.refused, w.ambiguous, w.kills);
-  assert_true(w.acknowledged > 10); /* how many depends on the time taken */
+  assert_true(w.acknowledged > 0); /* how many depends on the time taken */
 }
 
 static int start(void **state) {
