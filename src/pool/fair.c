@@ -111,8 +111,13 @@ static double interval_ms(const mt_share *s) {
   return 1000.0 / s->pool->opt.rate.per_second;
 }
 
+/* What it had under another rate counts for nothing. */
+static double due_at(const mt_share *s) {
+  return s->rate_epoch == s->pool->rate_epoch ? s->rate_at : 0;
+}
+
 static double allowed_at(const mt_share *s) {
-  return s->rate_at - interval_ms(s) * (s->pool->opt.rate.burst - 1);
+  return due_at(s) - interval_ms(s) * (s->pool->opt.rate.burst - 1);
 }
 
 /* Under `reject` what is queued has been let in before. */
@@ -124,7 +129,8 @@ bool mt__rate_allows(const mt_share *s, double now) {
 
 void mt__rate_take(mt_share *s, double now) {
   if (s->pool->opt.rate.per_second <= 0) return;
-  s->rate_at = (s->rate_at > now ? s->rate_at : now) + interval_ms(s);
+  s->rate_at = (due_at(s) > now ? due_at(s) : now) + interval_ms(s);
+  s->rate_epoch = s->pool->rate_epoch;
 }
 
 void mt__rate_send(mt_share *s, double now) {
@@ -174,7 +180,7 @@ static void on_rate(mt_timer *t) {
   while ((n = mt_list_pop(&due))) {
     mt_share *s = mt_container(n, mt_share, ready);
     s->throttled_at = mt__pool_clock(p);
-    if (now >= allowed_at(s)) {
+    if (mt__rate_allows(s, now)) {
       mt__share_line_up(s);
     } else {
       mt_list_push(&p->throttled, n);
@@ -182,6 +188,16 @@ static void on_rate(mt_timer *t) {
     }
   }
   mt__pool_dispatch(p);
+}
+
+void mt__rate_changed(mt_pool *p) {
+  mt_list all = {0};
+  mt_node *n;
+  p->rate_epoch++;
+  mt_timer_del(&p->rate_timer);
+  mt_list_take(&all, &p->throttled);
+  while ((n = mt_list_pop(&all)))
+    mt__share_line_up(mt_container(n, mt_share, ready));
 }
 
 void mt__rate_init(mt_pool *p) { p->rate_timer.cb = on_rate; }

@@ -449,8 +449,12 @@ void mt_pool_free(mt_pool *p) {
 }
 
 void mt_pool_set_options(mt_pool *p, const mt_pool_options *opt) {
+  bool rate = opt->rate.per_second != p->opt.rate.per_second ||
+              opt->rate.burst != p->opt.rate.burst ||
+              opt->rate.mode != p->opt.rate.mode;
   mt_node *n;
   p->opt = *opt;
+  if (rate) mt__rate_changed(p);
   for (n = p->waiting.head; n; n = n->next)
     mt__share_line_up(mt_container(n, mt_share, waiting));
   mt__pool_kick(p);

@@ -70,8 +70,9 @@ typedef struct mt_share {
   uint64_t hash;  /* for its home */
   mt_slot *home;
   uint64_t home_epoch;
-  double deficit; /* ms of its turn that are left */
-  double rate_at; /* when its next statement would be on time */
+  double deficit;      /* ms of its turn that are left */
+  uint64_t rate_epoch; /* of the pool\'s rate that rate_at belongs to */
+  double rate_at;      /* when its next statement would be on time */
   mt_bucket retries;
   double throttled_at; /* pool clock when its rate last held it back */
   void (*on_idle)(struct mt_share *s); /* optional: nothing left of it */

@@ -109,8 +109,9 @@ struct mt_pool {
   double clock_ms, clock_at; /* the queues' time: it stands in an outage */
   mt_timer rate_timer;       /* the first of the throttled */
   double rate_due;
-  mt_timer tick;  /* while something waits */
-  mt_timer maint; /* while there are connections */
+  uint64_t rate_epoch; /* changes with the rate */
+  mt_timer tick;       /* while something waits */
+  mt_timer maint;      /* while there are connections */
   mt_timer closer;
   bool dispatching;
   bool closing;
@@ -159,6 +160,8 @@ void mt__rate_send(mt_share *s, double now);
 /* Under on_exceeded = reject: takes one if that is within the rate. */
 int mt__rate_admit(mt_share *s, mt_error **err);
 void mt__rate_init(mt_pool *p);
+/* Who was held back by the rate that was is held back by the new one. */
+void mt__rate_changed(mt_pool *p);
 /* A statement is sent: it brings part of a retry. */
 void mt__retry_earn(mt_share *s);
 /* Now, on the clock that acquire_timeout_ms counts by. */

@@ -332,6 +332,22 @@ describe("reconfigure", function()
     assert(db:query("SELECT pg_sleep(0.1)"))
   end))
 
+  it("lets go of what a rate has held back", env.in_task(function()
+    local manager = env.manager {
+      rate_limit = { max_queries_per_second = 0.01, burst = 1,
+                     on_exceeded = "throttle" },
+    }
+    local db = assert(manager:get_db("acme"))
+    assert(db:query("SELECT 1"))
+    local waits = mtenant.spawn(function() return db:value("SELECT 2") end)
+    mtenant.sleep(50)
+    assert.is_false(waits.done)
+    manager:reconfigure { rate_limit = mtenant.null }
+    assert.equal(2, waits:await())
+    manager:reconfigure { rate_limit = { max_queries_per_second = 50 } }
+    assert.equal(3, db:value("SELECT 3"))
+  end))
+
   it("changes nothing when something is wrong", env.in_task(function()
     local manager = env.manager()
     local function refused(changes, pattern)
