@@ -334,7 +334,7 @@ void link_open(proxy *p, int fd) {
   }
   end_set(l, PROXY_UP, fd);
   set_cut(l, p->next_cut);
-  p->next_cut.how = CUT_NONE;
+  if (!p->cut_every) p->next_cut.how = CUT_NONE;
   if (!p->silent) start(l);
 }
 

@@ -10,6 +10,7 @@
  *   drop DIR           swallows everything
  *   garbage AT SEED    random bytes from the AT-th byte of the server on
  *   cut DIR AT HOW     the next connection, when AT bytes have passed
+ *   cut-every DIR AT HOW  each one that comes
  *   cut-open DIR AT HOW  those that are open, when AT more bytes have passed
  *   reset              RST for all that are open
  *   silent             blackhole: sockets stay and are accepted, nothing moves
@@ -161,7 +162,10 @@ static bool obey(const char *name, char **rest) {
   if (strcmp(name, "delay") == 0 || strcmp(name, "rate") == 0 ||
       strcmp(name, "drop") == 0)
     return set_rule(name, rest);
-  if (strcmp(name, "cut") == 0) return parse_cut(rest, &the_proxy.next_cut);
+  if (strcmp(name, "cut") == 0 || strcmp(name, "cut-every") == 0) {
+    the_proxy.cut_every = strcmp(name, "cut") != 0;
+    return parse_cut(rest, &the_proxy.next_cut);
+  }
   if (strcmp(name, "target") == 0) return set_target(word(rest));
   if (strcmp(name, "normal") == 0) return normal();
   if (strcmp(name, "cut-open") == 0) {

@@ -38,6 +38,7 @@ typedef struct proxy {
   bool silent; /* sockets stay, nobody is listened to */
   struct rules rules[2];
   struct cut next_cut; /* of the link that is accepted next */
+  bool cut_every;      /* and of all after it */
   bool garbage;        /* in the place of the server's bytes, */
   uint64_t garbage_at; /* from this one on */
   uint32_t garbage_seed;

@@ -93,8 +93,10 @@ end
 
 
 --- Cuts the next connection when `at` bytes have passed in `direction`
--- ("down"), by `how`: "rst", "fin" or "silence".
-function methods:cut(opts) return cut(self, "cut", opts) end
+-- ("down"), by `how`: "rst", "fin" or "silence". With `every`, all to come.
+function methods:cut(opts)
+  return cut(self, opts.every and "cut-every" or "cut", opts)
+end
 
 
 --- The same for the connections that are open: when `at` more have passed.

@@ -1,0 +1,139 @@
+--- The fault matrix, 2: networks that break, stall and lie, by the fault proxy.
+
+local env = require "tests.support.env"
+local matrix = require "tests.support.matrix"
+local mtenant = require "mtenant"
+local proxy = require "tests.support.proxy"
+
+
+local family = {
+  set_up = function(f)
+    f.server = env.start()
+    f.proxy = proxy.start(f.server)
+  end,
+  route = function(f) return f.proxy.url end,
+  hold = function(c) c.proxy:delay(30) end, -- each message of the handshake
+}
+
+
+local function heal(c)
+  c.proxy:normal()
+end
+
+
+local LOST = "connection_lost retryable | connection_lost ambiguous"
+local ENDED = "disposed | connection_lost retryable"
+
+family.faults = {
+  {
+    name = "reset",
+    breaks = true,
+    strike = function(c) c.proxy:reset() end,
+    heal = heal,
+    expect = {
+      idle = "ok | connection_lost ambiguous",
+      connecting = "ok | connection_lost retryable",
+      waiting = "ok",
+      statement = "connection_lost ambiguous",
+      transaction = "connection_lost retryable",
+      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
+      session = { "ok", LOST },
+      dispose = ENDED,
+    },
+  },
+  {
+    name = "connections end without a word",
+    breaks = true,
+    strike = function(c) c.proxy:cut_open({ how = "fin" }) end,
+    heal = heal,
+    expect = {
+      idle = "ok | connection_lost ambiguous",
+      connecting = "ok | connection_lost retryable",
+      waiting = "ok",
+      statement = "connection_lost ambiguous",
+      transaction = "connection_lost retryable",
+      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
+      session = { "ok", LOST },
+      dispose = ENDED,
+    },
+  },
+  {
+    name = "blackhole",
+    breaks = true,
+    timeout_ms = 250,
+    strike = function(c) c.proxy:blackhole() end,
+    heal = heal,
+    expect = {
+      idle = "timeout ambiguous",
+      connecting = "timeout",
+      waiting = "timeout",
+      statement = "timeout ambiguous",
+      transaction = "timeout",
+      pipeline = { "ok", "timeout ambiguous", "timeout ambiguous" },
+      session = { "ok", "timeout ambiguous" },
+      dispose = "disposed ambiguous",
+    },
+  },
+  {
+    name = "reset and refused",
+    breaks = true,
+    strike = function(c)
+      c.proxy:refuse()
+      c.proxy:reset()
+    end,
+    heal = heal,
+    expect = {
+      idle = "refused retryable | connection_lost ambiguous",
+      connecting = "refused retryable | connection_lost retryable",
+      waiting = "refused retryable",
+      statement = "connection_lost ambiguous",
+      transaction = "connection_lost retryable",
+      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
+      session = { "ok", LOST },
+      dispose = ENDED,
+    },
+  },
+  {
+    name = "stalled handshake",
+    strike = function(c) c.proxy:cut({ at = 1, how = "silence", every = true }) end,
+    heal = heal,
+    expect = {
+      idle = "ok",
+      connecting = "ok",
+      waiting = "ok",
+      statement = "ok",
+      transaction = "ok",
+      pipeline = "ok",
+      session = "ok",
+      dispose = "disposed",
+    },
+  },
+  {
+    name = "garbage",
+    breaks = true,
+    timeout_ms = 250,
+    strike = function(c) c.proxy:garbage({ at = 1 }) end,
+    heal = heal,
+    expect = {
+      idle = "connection_lost ambiguous",
+      connecting = "protocol",
+      waiting = "ok",
+      statement = "connection_lost ambiguous",
+      transaction = "connection_lost",
+      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
+      session = { "ok", "connection_lost ambiguous" },
+      dispose = "disposed ambiguous",
+    },
+  },
+}
+
+
+describe("fault matrix, network:", function()
+  setup(matrix.set_up(family))
+  teardown(matrix.tear_down(family))
+  after_each(env.assert_nothing_left)
+
+  for _, cell in ipairs(matrix.cells(family)) do
+    (cell.pending and pending or it)(cell.name, cell.run)
+  end
+end)
