@@ -2,7 +2,6 @@
 
 local env = require "tests.support.env"
 local matrix = require "tests.support.matrix"
-local mtenant = require "mtenant"
 local proxy = require "tests.support.proxy"
 
 
@@ -68,10 +67,10 @@ family.faults = {
       connecting = "timeout",
       waiting = "timeout",
       statement = "timeout ambiguous",
-      transaction = "timeout",
+      transaction = "connection_lost retryable",
       pipeline = { "ok", "timeout ambiguous", "timeout ambiguous" },
-      session = { "ok", "timeout ambiguous" },
-      dispose = "disposed ambiguous",
+      session = { "ok", "connection_lost ambiguous" },
+      dispose = ENDED,
     },
   },
   {
@@ -95,34 +94,36 @@ family.faults = {
   },
   {
     name = "stalled handshake",
+    early = true,
     strike = function(c) c.proxy:cut({ at = 1, how = "silence", every = true }) end,
     heal = heal,
     expect = {
       idle = "ok",
-      connecting = "ok",
+      connecting = "timeout retryable",
       waiting = "ok",
       statement = "ok",
       transaction = "ok",
       pipeline = "ok",
       session = "ok",
-      dispose = "disposed",
+      dispose = ENDED,
     },
   },
   {
     name = "garbage",
     breaks = true,
     timeout_ms = 250,
+    early = true,
     strike = function(c) c.proxy:garbage({ at = 1 }) end,
     heal = heal,
     expect = {
       idle = "connection_lost ambiguous",
       connecting = "protocol",
-      waiting = "ok",
+      waiting = "protocol",
       statement = "connection_lost ambiguous",
-      transaction = "connection_lost",
+      transaction = "connection_lost retryable",
       pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
       session = { "ok", "connection_lost ambiguous" },
-      dispose = "disposed ambiguous",
+      dispose = ENDED,
     },
   },
 }

@@ -10,6 +10,8 @@
 --         name = "fast shutdown",
 --         breaks = true,        -- statements under way do not end by themselves
 --         timeout_ms = 300,     -- the callers', if nothing else ends their wait
+--         early = true,         -- it is about connects: it strikes before them
+--         needs = function(f) ... end,   -- true, or what this machine lacks
 --         strike = function(c) ... end,  -- returns when the fault is there
 --         heal = function(c) ... end,    -- returns when the server is back
 --         expect = { idle = "refused retryable", ... },
@@ -231,8 +233,10 @@ local function play(c)
   c.manager = c:make_manager()
   c.db = assert(c.manager:get_db(c.tenant))
   local other = mtenant.spawn(other_tenant, c)
+  local early = c.fault.early and c.state == states.connecting
+  if early then c.fault.strike(c) end
   c.state.enter(c)
-  c.fault.strike(c)
+  if not early then c.fault.strike(c) end
   c.struck = true
   if c.state.after then c.state.after(c) end
   await_all(c)
@@ -248,10 +252,20 @@ end
 
 -- A cell that fails must not make the next one fail.
 local function run(family, fault, name)
+  local can = not fault.needs or fault.needs(family)
+  if can ~= true then
+    io.stderr:write(("%s x %s needs %s: left out\n"):format(fault.name, name, can))
+    return
+  end
   local c = new_cell(family, fault, name)
+  local started = mtenant.now_ms()
   local ok, err = xpcall(play, function(err)
     return type(err) == "string" and debug.traceback(err) or err
   end, c)
+  if os.getenv("MT_MATRIX_TIMES") then
+    io.stderr:write(("%6.0f ms  %s x %s\n"):format(mtenant.now_ms() - started,
+                                                   fault.name, name))
+  end
   if ok then return end
   c.over, c.struck = true, true
   if c.proxy then c.proxy:normal() end

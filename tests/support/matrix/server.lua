@@ -51,14 +51,20 @@ function M.end_by(c, signal)
 end
 
 
---- Starts it again and waits until it is ready.
-function M.start(c)
-  c.server:start_in_background(0)
+--- Waits until a server that was started says that it is ready.
+function M.await_ready(c)
   env.eventually("the server's return", function()
     local pid = postmaster(c.server)
     return pid and is_alive(pid) and read_file(c.server.dir
       .. "/data/postmaster.pid"):find("\nready", 1, true)
   end, 20000)
+end
+
+
+--- Starts it again and waits until it is ready.
+function M.start(c)
+  c.server:start_in_background(0)
+  M.await_ready(c)
 end
 
 

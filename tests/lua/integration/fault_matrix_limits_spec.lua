@@ -1,0 +1,225 @@
+--- The fault matrix, 3: servers that are there, and do not want.
+
+local env = require "tests.support.env"
+local matrix = require "tests.support.matrix"
+local mtenant = require "mtenant"
+local server = require "tests.support.matrix.server"
+
+
+local HBA = "local all all trust\nhost all app 127.0.0.1/32 scram-sha-256\n"
+  .. "host all all 127.0.0.1/32 trust"
+local SLOTS = 12 -- of which the superuser keeps 3
+
+
+-- A disk of 2 MiB for the tables; only root can have one.
+local function make_disk(f)
+  f.disk = f.server.dir .. "/disk"
+  f.has_disk = os.execute(([[
+    mkdir '%s' && mount -t tmpfs -o size=2m,mode=777 tmpfs '%s' 2>/dev/null
+  ]]):format(f.disk, f.disk))
+  if not f.has_disk then return end
+  assert(os.execute(("mkdir '%s/space' && chown --reference='%s/data' '%s/space'")
+    :format(f.disk, f.server.dir, f.disk)))
+  f.server:psql(("CREATE TABLESPACE small LOCATION '%s/space';"
+    .. "GRANT ALL ON TABLESPACE small TO mtenant"):format(f.disk))
+  f.table_options = "TABLESPACE small"
+end
+
+
+local family = {
+  host = "127.0.0.1",
+  set_up = function(f)
+    f.server = env.start({
+      tcp = true, hba = HBA, conf = { max_connections = SLOTS, hot_standby = "off" },
+    })
+    f.server:psql([[
+      CREATE ROLE app LOGIN PASSWORD 'first' IN ROLE mtenant;
+      GRANT pg_read_all_stats TO mtenant]])
+    make_disk(f)
+  end,
+  tear_down = function(f)
+    if f.has_disk then
+      f.server:stop("immediate")
+      os.execute("umount '" .. f.disk .. "'")
+    end
+  end,
+  route = function(f)
+    return ("postgresql://app:first@%s:%d/mtenant"):format(f.host, f.server.port)
+  end,
+}
+
+
+-- ---- all connections taken --------------------------------------------------------
+
+-- Takes every slot that is free, and every one that becomes free.
+local function take_slots(c)
+  c.hog = env.manager({ connection = {
+    application_name = "hog", max_connections = 2 * SLOTS,
+    pool = { max = 2 * SLOTS },
+  } }, { url = ("postgresql://mtenant@/mtenant?host=%s&port=%d"):format(
+    c.server.dir, c.server.port) })
+  local db = assert(c.hog:get_db(c.tenant))
+  for _ = 1, SLOTS do
+    mtenant.spawn(function()
+      while not c.hog_over do
+        db:session(function(s)
+          if not s:query("SELECT 1") then return end
+          while not c.hog_over do mtenant.sleep(2) end
+        end)
+        mtenant.sleep(2)
+      end
+    end)
+  end
+  env.eventually("all slots to be taken", function()
+    return tonumber(env.sql("SELECT count(*) FROM pg_stat_activity WHERE "
+      .. "backend_type = 'client backend'", c.server)) >= SLOTS - 3
+  end)
+end
+
+
+local function free_slots(c)
+  c.hog_over = true
+  c.hog:dispose()
+end
+
+
+-- ---- a full disk ------------------------------------------------------------------
+
+local function fill_disk(c)
+  c.server:psql([[
+    CREATE TABLE t_victim.filler (x text) WITH (fillfactor = 10)
+      TABLESPACE small;
+    DO $$ BEGIN
+      LOOP
+        INSERT INTO t_victim.filler VALUES (repeat('x', 700));
+        COMMIT;
+      END LOOP;
+    EXCEPTION WHEN disk_full THEN NULL;
+    END $$]])
+end
+
+
+local function clear_disk(c)
+  c.server:psql("DROP TABLE t_victim.filler")
+end
+
+
+-- ---- recovery ---------------------------------------------------------------------
+
+local function touch(c, name)
+  assert(io.open(c.server.dir .. "/data/" .. name, "w")):close()
+end
+
+
+-- Comes back as a standby that follows nobody and serves nobody.
+local function recover(c)
+  server.end_by(c, "INT")
+  touch(c, "standby.signal")
+  c.server:start_in_background(0)
+  env.eventually("recovery", function()
+    return c.server:log():find("consistent recovery state reached", 1, true)
+      or c.server:log():find("entering standby mode", 1, true)
+  end, 10000)
+end
+
+
+local function promote(c)
+  touch(c, "promote")
+  env.signal(c.server, "USR1")
+  server.await_ready(c)
+end
+
+
+local DOWN = "refused retryable | starting_up retryable | connection_lost retryable"
+
+family.faults = {
+  {
+    name = "too many connections",
+    early = true,
+    strike = take_slots,
+    heal = free_slots,
+    expect = {
+      idle = "ok", connecting = "too_many_connections retryable", waiting = "ok",
+      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      dispose = "disposed",
+    },
+  },
+  {
+    name = "connection limit of the role",
+    early = true,
+    strike = function(c) c.server:psql("ALTER ROLE app CONNECTION LIMIT 0") end,
+    heal = function(c) c.server:psql("ALTER ROLE app CONNECTION LIMIT -1") end,
+    expect = {
+      idle = "ok", connecting = "too_many_connections retryable", waiting = "ok",
+      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      dispose = "disposed",
+    },
+  },
+  {
+    name = "password changed",
+    early = true,
+    strike = function(c) c.server:psql("ALTER ROLE app PASSWORD 'second'") end,
+    heal = function(c) c.server:psql("ALTER ROLE app PASSWORD 'first'") end,
+    expect = {
+      idle = "ok", connecting = "auth", waiting = "ok",
+      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      dispose = "disposed",
+    },
+  },
+  {
+    name = "host name gone",
+    early = true,
+    strike = function(c)
+      c.family.host = "no-such-host.invalid"
+      c.manager:invalidate(c.tenant)
+    end,
+    heal = function(c)
+      c.family.host = "127.0.0.1"
+      c.manager:invalidate(c.tenant)
+    end,
+    expect = {
+      idle = "dns retryable", connecting = "dns retryable", waiting = "ok",
+      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      dispose = "disposed",
+    },
+  },
+  {
+    name = "disk full",
+    early = true,
+    needs = function(f) return f.has_disk or "a file system of our own" end,
+    strike = fill_disk,
+    heal = clear_disk,
+    expect = {
+      idle = "53100", connecting = "53100", waiting = "53100",
+      statement = "53100", transaction = "53100",
+      pipeline = { "ok", "53100", "53100" }, session = { "ok", "53100" },
+      dispose = "disposed",
+    },
+  },
+  {
+    name = "recovery",
+    breaks = true,
+    early = true,
+    strike = recover,
+    heal = promote,
+    expect = {
+      idle = DOWN, connecting = "starting_up retryable", waiting = DOWN,
+      statement = "connection_lost retryable",
+      transaction = "connection_lost retryable",
+      pipeline = { "ok", "connection_lost retryable", DOWN },
+      session = { "ok", "connection_lost retryable" },
+      dispose = "disposed | connection_lost retryable",
+    },
+  },
+}
+
+
+describe("fault matrix, limits:", function()
+  setup(matrix.set_up(family))
+  teardown(matrix.tear_down(family))
+  after_each(env.assert_nothing_left)
+
+  for _, cell in ipairs(matrix.cells(family)) do
+    (cell.pending and pending or it)(cell.name, cell.run)
+  end
+end)
