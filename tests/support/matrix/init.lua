@@ -12,6 +12,8 @@
 --         timeout_ms = 300,     -- the callers', if nothing else ends their wait
 --         early = true,         -- it is about connects: it strikes before them
 --         needs = function(f) ... end,   -- true, or what this machine lacks
+--         patience_ms = 400,     -- of who waits for the server's return; then
+--                                -- he asks anew
 --         strike = function(c) ... end,  -- returns when the fault is there
 --         heal = function(c) ... end,    -- returns when the server is back
 --         expect = { idle = "refused retryable", ... },
@@ -48,7 +50,8 @@ local cell_mt = { __name = "cell", __index = cell_methods }
 
 -- ---- callers and what they get ------------------------------------------------
 
-local function outcome_of(ok, err)
+--- The words of an expectation for what a call returned.
+function M.outcome_of(ok, err)
   if ok then return "ok" end
   local words = { err.code == "query" and err.sqlstate or err.code }
   if err.retryable then words[#words + 1] = "retryable" end
@@ -75,7 +78,7 @@ end
 
 function cell_methods:finish(call, ok, err)
   self.ledger:tell(call.n, ok, err)
-  call.outcome, call.error = outcome_of(ok, err), err
+  call.outcome, call.error = M.outcome_of(ok, err), err
   return ok, err
 end
 
@@ -182,8 +185,10 @@ end
 
 -- Asks until it is served; what it is told meanwhile does not matter.
 local function patient(c)
+  local patience_ms = c.fault.patience_ms or math.huge
   while true do
-    local db = c.manager:get_db_async(c.tenant)
+    local db = mtenant.with_deadline(patience_ms, c.manager.get_db_async,
+                                     c.manager, c.tenant)
     if db then return mtenant.now_ms() end
     mtenant.sleep(20)
   end
@@ -232,7 +237,7 @@ local function play(c)
   env.sql("TRUNCATE t_other.ledger")
   c.manager = c:make_manager()
   c.db = assert(c.manager:get_db(c.tenant))
-  local other = mtenant.spawn(other_tenant, c)
+  c.other = mtenant.spawn(other_tenant, c)
   local early = c.fault.early and c.state == states.connecting
   if early then c.fault.strike(c) end
   c.state.enter(c)
@@ -243,7 +248,7 @@ local function play(c)
   check_outcomes(c)
   recover(c)
   c.over = true
-  other:await()
+  c.other:await()
   await_idle()
   c.manager:dispose()
   check_ledgers(c)
@@ -268,6 +273,7 @@ local function run(family, fault, name)
   end
   if ok then return end
   c.over, c.struck = true, true
+  if c.other then pcall(c.other.await, c.other) end
   if c.proxy then c.proxy:normal() end
   pcall(env.signal, c.server, "CONT")
   if fault.heal then pcall(fault.heal, c) end
