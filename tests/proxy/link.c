@@ -364,8 +364,11 @@ void links_freeze(proxy *p) {
 
 void links_thaw(proxy *p) {
   struct link *l, *next;
+  int d;
   for (l = p->links; l; l = next) {
     next = l->next;
+    for (d = 0; d < 2; d++)
+      if (!l->streams[d].cut_due) l->streams[d].cut.how = CUT_NONE;
     if (l->silenced)
       link_end(l, true);
     else if (!l->hung_up)
@@ -378,6 +381,6 @@ void links_thaw(proxy *p) {
 unsigned links_count(const proxy *p) {
   const struct link *l;
   unsigned n = 0;
-  for (l = p->links; l; l = l->next) n++;
+  for (l = p->links; l; l = l->next) n += !l->hung_up;
   return n;
 }

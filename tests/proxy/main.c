@@ -16,7 +16,7 @@
  *   silent             blackhole: sockets stay and are accepted, nothing moves
  *   refuse             nobody listens any more; what is open goes on
  *   normal             ends all of this: what was held back moves again, what
- *                      a cut has silenced is reset
+ *                      a cut has silenced is reset, no cut is due any more
  *   target TARGET      for connections to come
  *   stats              accepted=, open=, and of the newest one up= down=
  * (bytes)

@@ -55,8 +55,10 @@ void link_open(proxy *p, int fd);
 void links_reset(proxy *p);
 void links_cut(proxy *p, struct cut cut); /* at so many bytes from now */
 void links_freeze(proxy *p);
-/* Goes on with what is frozen; resets those that a cut has silenced. */
+/* Goes on with what is frozen; resets those that a cut has silenced; nobody is
+ * to be cut any more. */
 void links_thaw(proxy *p);
+/* Without those that were hung up on. */
 unsigned links_count(const proxy *p);
 
 #endif
