@@ -198,7 +198,8 @@ describe("db:pipeline", function()
     local errs, task = {}, nil
     task = mtenant.spawn(db.pipeline, db, function(p)
       local first = p:query("INSERT INTO items SELECT 1 FROM pg_sleep(0.1)")
-      local second = p:query("INSERT INTO items VALUES (2)")
+      local second = p:query("INSERT INTO items SELECT 2 FROM pg_sleep(0.1)")
+      local _
       _, errs[1] = mtenant.with_deadline(30, first.await, first)
       task:cancel()
       _, errs[2] = second:await()
