@@ -28,6 +28,7 @@ end
 
 local family = {
   host = "127.0.0.1",
+  sslmode = "prefer",
   set_up = function(f)
     f.server = env.start({
       tcp = true, hba = HBA, conf = { max_connections = SLOTS, hot_standby = "off" },
@@ -44,7 +45,8 @@ local family = {
     end
   end,
   route = function(f)
-    return ("postgresql://app:first@%s:%d/mtenant"):format(f.host, f.server.port)
+    return ("postgresql://app:first@%s:%d/mtenant?sslmode=%s"):format(
+      f.host, f.server.port, f.sslmode)
   end,
 }
 
@@ -102,6 +104,35 @@ end
 
 local function clear_disk(c)
   c.server:psql("DROP TABLE t_victim.filler")
+end
+
+
+-- ---- no more file descriptors -----------------------------------------------------
+
+local function own_pid()
+  local file = assert(io.open("/proc/self/stat"))
+  local pid = file:read("n")
+  file:close()
+  return pid
+end
+
+
+-- From the first number that is free on: what is open stays open. No program
+-- could be started to end that, so one waits for it.
+local function take_descriptors(c)
+  local pid, taken, first = own_pid(), {}, 3
+  c.helper = assert(io.popen(("read go; prlimit --pid %d --nofile=$(ulimit -n):")
+    :format(pid), "w"))
+  local pipe = assert(io.popen(("ls /proc/%d/fd"):format(pid)))
+  for name in pipe:lines() do taken[tonumber(name)] = true end
+  pipe:close()
+  while taken[first] do first = first + 1 end
+  assert(os.execute(("prlimit --pid %d --nofile=%d:"):format(pid, first)))
+end
+
+
+local function free_descriptors(c)
+  c.helper:close()
 end
 
 
@@ -183,6 +214,35 @@ family.faults = {
     end,
     expect = {
       idle = "dns retryable", connecting = "dns retryable", waiting = "ok",
+      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      dispose = ENDED,
+    },
+  },
+  {
+    name = "no TLS where it is asked for",
+    early = true,
+    patience_ms = 400,
+    strike = function(c)
+      c.family.sslmode = "require"
+      c.manager:invalidate(c.tenant)
+    end,
+    heal = function(c)
+      c.family.sslmode = "prefer"
+      c.manager:invalidate(c.tenant)
+    end,
+    expect = {
+      idle = "tls", connecting = "tls", waiting = "ok",
+      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      dispose = ENDED,
+    },
+  },
+  {
+    name = "no more file descriptors (EMFILE)",
+    early = true,
+    strike = take_descriptors,
+    heal = free_descriptors,
+    expect = {
+      idle = "ok", connecting = "unreachable", waiting = "ok",
       statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
       dispose = ENDED,
     },
