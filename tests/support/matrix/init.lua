@@ -329,8 +329,4 @@ function M.cells(family)
 end
 
 
---- Polls until fn() is true; other tasks run meanwhile.
-M.wait_for = env.eventually
-
-
 return M
