@@ -35,11 +35,12 @@ local function url(user)
 end
 
 
-local function make_manager(user)
+local function make_manager(user, how)
   return env.manager({
     connection = {
       url = url(user), max_connections = 1, cancel_timeout_ms = 50,
-      pool = { connect_timeout_ms = 150 }, retry = { max_attempts = 1 },
+      pool = { connect_timeout_ms = how == "silence" and 300 or 5000 },
+      retry = { max_attempts = 1 },
     },
     breaker = { initial_delay_ms = 0 },
   })
@@ -166,10 +167,10 @@ end
 local function cut_starts(direction, how, step)
   local p = family.proxy
   local book, numbers, seen = new_book(how)
-  local limit_ms = how == "silence" and 250 or math.huge
+  local limit_ms = how == "silence" and 450 or math.huge
   local at, all = 0, nil
   repeat
-    local manager = make_manager("app:first")
+    local manager = make_manager("app:first", how)
     local db = assert(manager:get_db("victim"))
     if all then
       p:cut({ direction = direction, at = at, how = how })
@@ -190,7 +191,7 @@ local function cut_work(work, direction, how, step)
   local p = family.proxy
   local book, numbers, seen = new_book(how)
   local limit_ms = how == "silence" and 60 or math.huge
-  local manager = make_manager("mtenant")
+  local manager = make_manager("mtenant", how)
   local db = assert(manager:get_db("victim"))
   local at, all = 0, nil
   repeat
