@@ -74,6 +74,52 @@ family.faults = {
     },
   },
   {
+    name = "answers lost", -- what was sent is done
+    timeout_ms = 250,
+    early = true,
+    strike = function(c) c.proxy:drop("down") end,
+    heal = heal,
+    expect = {
+      idle = "timeout ambiguous",
+      connecting = "timeout",
+      waiting = "timeout",
+      statement = "timeout ambiguous",
+      transaction = "connection_lost retryable",
+      pipeline = { "ok", "timeout ambiguous", "timeout ambiguous" },
+      session = { "ok", "connection_lost ambiguous" },
+      dispose = ENDED,
+    },
+  },
+  {
+    name = "requests lost",
+    timeout_ms = 250,
+    early = true,
+    strike = function(c) c.proxy:drop("up") end,
+    heal = heal,
+    expect = {
+      idle = "timeout ambiguous",
+      connecting = "timeout",
+      waiting = "timeout",
+      statement = "timeout", -- ended by the server, which says so
+      transaction = "connection_lost retryable",
+      pipeline = { "ok", "timeout", "ok | timeout ambiguous" },
+      session = { "ok", "connection_lost ambiguous" },
+      dispose = ENDED,
+    },
+  },
+  {
+    name = "a slow network",
+    strike = function(c)
+      c.proxy:delay(10)
+      c.proxy:throttle(20000)
+    end,
+    heal = heal,
+    expect = {
+      idle = "ok", connecting = "ok", waiting = "ok", statement = "ok",
+      transaction = "ok", pipeline = "ok", session = "ok", dispose = ENDED,
+    },
+  },
+  {
     name = "reset and refused",
     breaks = true,
     strike = function(c)

@@ -203,6 +203,7 @@ local function recover(c)
   end
   local back = mtenant.now_ms()
   local at = task:await()
+  c.recovery_ms = at - back
   local limit = STEP_MS * 1.25 + SLACK_MS
   if at - back > limit then
     error(("it was served %.0f ms after the server's return, limit %.0f"):format(
@@ -268,8 +269,8 @@ local function run(family, fault, name)
     return type(err) == "string" and debug.traceback(err) or err
   end, c)
   if os.getenv("MT_MATRIX_TIMES") then
-    io.stderr:write(("%6.0f ms  %s x %s\n"):format(mtenant.now_ms() - started,
-                                                   fault.name, name))
+    io.stderr:write(("%6.0f ms, %4.0f to recover  %s x %s\n"):format(
+      mtenant.now_ms() - started, c.recovery_ms or -1, fault.name, name))
   end
   if ok then return end
   c.over, c.struck = true, true
