@@ -174,7 +174,7 @@ family.faults = {
     heal = free_slots,
     expect = {
       idle = "ok", connecting = "too_many_connections retryable", waiting = "ok",
-      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
       dispose = ENDED,
     },
   },
@@ -185,7 +185,7 @@ family.faults = {
     heal = function(c) c.server:psql("ALTER ROLE app CONNECTION LIMIT -1") end,
     expect = {
       idle = "ok", connecting = "too_many_connections retryable", waiting = "ok",
-      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
       dispose = ENDED,
     },
   },
@@ -196,7 +196,7 @@ family.faults = {
     heal = function(c) c.server:psql("ALTER ROLE app PASSWORD 'first'") end,
     expect = {
       idle = "ok", connecting = "auth", waiting = "ok",
-      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
       dispose = ENDED,
     },
   },
@@ -214,7 +214,7 @@ family.faults = {
     end,
     expect = {
       idle = "dns retryable", connecting = "dns retryable", waiting = "ok",
-      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
       dispose = ENDED,
     },
   },
@@ -232,7 +232,7 @@ family.faults = {
     end,
     expect = {
       idle = "tls", connecting = "tls", waiting = "ok",
-      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
       dispose = ENDED,
     },
   },
@@ -243,7 +243,7 @@ family.faults = {
     heal = free_descriptors,
     expect = {
       idle = "ok", connecting = "unreachable", waiting = "ok",
-      statement = "ok", transaction = "ok", pipeline = "ok", session = "ok",
+      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
       dispose = ENDED,
     },
   },
@@ -255,7 +255,7 @@ family.faults = {
     heal = clear_disk,
     expect = {
       idle = "53100", connecting = "53100", waiting = "53100",
-      statement = "53100", transaction = "53100",
+      statement = "53100", transaction = "53100", commit = "ok",
       pipeline = { "ok", "53100", "53100" }, session = { "ok", "53100" },
       dispose = ENDED,
     },
@@ -270,6 +270,7 @@ family.faults = {
       idle = DOWN, connecting = "starting_up retryable", waiting = DOWN,
       statement = "connection_lost retryable",
       transaction = "connection_lost retryable",
+      commit = "connection_lost retryable",
       pipeline = { "ok", "connection_lost retryable", DOWN },
       session = { "ok", "connection_lost retryable" },
       dispose = ENDED,

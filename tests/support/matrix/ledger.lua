@@ -10,16 +10,31 @@ local methods = {}
 local mt = { __name = "ledger", __index = methods }
 
 
+-- A row takes a page, and COMMIT takes as long as its rows say.
+local TABLE = [[
+  CREATE TABLE SCHEMA.ledger (
+    n int, late float8 DEFAULT 0, wide char(600) DEFAULT ''
+  ) WITH (fillfactor = 10) OPTIONS;
+  CREATE FUNCTION SCHEMA.late() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN PERFORM pg_sleep(NEW.late); RETURN NULL; END $$;
+  CREATE CONSTRAINT TRIGGER late AFTER INSERT ON SCHEMA.ledger
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.late > 0)
+    EXECUTE FUNCTION SCHEMA.late();]]
+
+
 --- SQL that makes the table; `options` go behind it (TABLESPACE ...).
 function M.create(schema, options)
-  return ("CREATE TABLE %s.ledger (n int, wide char(600) DEFAULT '')"
-    .. " WITH (fillfactor = 10) %s;"):format(schema, options or "")
+  return (TABLE:gsub("%u%u%u%u+", { SCHEMA = schema, OPTIONS = options or "" }))
 end
 
 
 M.INSERT = "INSERT INTO ledger (n) VALUES ($1)"
 --- The same after so many seconds.
 M.INSERT_LATE = "INSERT INTO ledger (n) SELECT $1::int FROM pg_sleep($2)"
+
+
+--- With a COMMIT of so many seconds.
+M.INSERT_LATE_COMMIT = "INSERT INTO ledger (n, late) VALUES ($1, $2)"
 
 
 local last = 0 -- numbers are not used twice, in whatever table

@@ -112,6 +112,25 @@ M.transaction = {
 }
 
 
+--- The server works on a COMMIT.
+M.commit = {
+  enter = function(c)
+    connect(c)
+    c:spawn(function()
+      c:attempt(function(n)
+        return mtenant.with_deadline(c.fault.timeout_ms or math.huge, function()
+          return c.db:transaction(function(tx)
+            env.must(tx:query(ledger.INSERT, n))
+            return tx:query(ledger.INSERT_LATE_COMMIT, -n, c.long)
+          end)
+        end)
+      end, "pair")
+    end)
+    await_backends(c, 1, "state = 'active' AND query = 'COMMIT'")
+  end,
+}
+
+
 --- The server works on the second of three statements; each is a unit of its
 -- own. The first was acknowledged, the third has been sent.
 M.pipeline = {
@@ -183,7 +202,7 @@ M.dispose = {
 
 
 M.NAMES = { "idle", "connecting", "waiting", "statement", "transaction",
-            "pipeline", "session", "dispose" }
+            "commit", "pipeline", "session", "dispose" }
 
 
 return M
