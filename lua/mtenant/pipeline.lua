@@ -60,18 +60,29 @@ local function join(future)
 end
 
 
---- Waits for the query.
+-- Who stops waiting does not learn what becomes of a query that is on its way,
+-- unless it ends with its transaction.
+local function unknown(future, stop)
+  if future.atomic then return stop end
+  return errors.new(stop.code, stop.message, {
+    ambiguous = true, retryable = false, cause = stop,
+  })
+end
+
+
+--- Waits for the query. When the waiting is cut off, by a deadline or because
+-- the task is cancelled, the query's outcome is unknown.
 ---@return table|nil rows
 ---@return table|nil err
 function future_methods:await()
   if not self.done then
     local stop = check("future:await")
-    if stop then return nil, stop end
+    if stop then return nil, unknown(self, stop) end
     local _, err = task.suspend(function(resume)
       self.waiters = self.waiters or {}
       self.waiters[#self.waiters + 1] = resume
     end)
-    if not self.done then return nil, err end
+    if not self.done then return nil, unknown(self, err) end
   end
   if self.err then return nil, self.err end
   return self.value
@@ -91,7 +102,7 @@ function pipe_methods:query(sql, ...)
     errors.misuse(2, "this pipeline has ended: use it only inside its function")
   end
   local stop = check("pipeline:query")
-  local future = setmetatable({ done = false }, future_mt)
+  local future = setmetatable({ done = false, atomic = self.atomic }, future_mt)
   if stop then
     self.futures[#self.futures + 1] = future
     settle(future, nil, stop)
@@ -142,12 +153,22 @@ local function finish(pipe)
 end
 
 
-local function run_on(on, fn)
-  local pipe = setmetatable({ on = on, futures = {} }, pipe_mt)
+local function run_on(on, fn, atomic)
+  local pipe = setmetatable({ on = on, futures = {}, atomic = atomic }, pipe_mt)
   local res = pack(pcall(fn, pipe))
   local err = finish(pipe)
   if not res[1] then error(res[2], 0) end
   return err, unpack(res, 2, res.n)
+end
+
+
+-- Its COMMIT was not sent: whatever was, nothing of it stays.
+local function rolled_back(err)
+  if not errors.is(err) or not err.ambiguous then return err end
+  local copy = {}
+  for key, value in pairs(err) do copy[key] = value end
+  copy.ambiguous = false
+  return setmetatable(copy, errors.mt)
 end
 
 
@@ -168,8 +189,8 @@ function M.run(db, opts, fn)
     return unpack(res, 2, res.n)
   end
   return transaction.transaction(db, {}, function(tx)
-    local res = pack(run_on(tx, fn))
-    if res[1] then return nil, res[1] end -- one failed: none stays
+    local res = pack(run_on(tx, fn, true))
+    if res[1] then return nil, rolled_back(res[1]) end
     return unpack(res, 2, res.n)
   end)
 end

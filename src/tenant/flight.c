@@ -17,6 +17,7 @@ struct mt_attempts {
   mt_sleeper sleeper; /* while the timer runs and the server does not answer */
   mt_node turn;       /* in manager->attempts: its next attempt is due */
   mt_req *ping;       /* in flight */
+  mt_timer silence;   /* while it is: how long its answer may take */
 };
 
 struct mt_flight {
@@ -59,6 +60,7 @@ static void end(mt_attempts *f, const mt_error *err) {
   mt_node *n;
   mt_list_take(&waiters, &f->waiters);
   mt_timer_del(&f->timer);
+  mt_timer_del(&f->silence);
   mt_sleeper_forget(&f->sleeper);
   mt_node_unlink(&f->turn);
   if (f->ping) f->ping->data = NULL; /* its answer finds nobody */
@@ -181,11 +183,50 @@ static void on_ping(mt_req *req) {
   mt_req_free(req);
   if (f) {
     f->ping = NULL;
+    mt_timer_del(&f->silence);
     if (err)
       failed(f, err);
     else
       succeeded(f);
   }
+  mt_error_unref(err);
+}
+
+static double answer_limit(const mt_attempts *f) {
+  return f->tenant->manager->cfg.connect_timeout_ms;
+}
+
+static mt_error *no_answer(const mt_attempts *f) {
+  mt_error *e = mt_error_new(MT_E_TIMEOUT, "no answer to a ping within %.0f ms",
+                             answer_limit(f));
+  if (e->refs) e->retryable = true;
+  return e;
+}
+
+/* A ping does nothing, so it may be left alone. Where it has a connection to
+ * itself the cancel shows whether that is dead, and closes it then. */
+static void leave_ping(mt_attempts *f) {
+  mt_req *req = f->ping;
+  f->ping = NULL;
+  req->data = NULL;
+  if (mt_share_cancel(&f->tenant->share, req) == MT_CANCEL_TAKEN)
+    mt_req_free(req);
+}
+
+/* Time in a queue does not count: others see to it. */
+static void on_silence(mt_timer *timer) {
+  mt_attempts *f = mt_container(timer, mt_attempts, silence);
+  mt_reactor *r = f->tenant->manager->reactor;
+  double limit = answer_limit(f), sent_at = f->ping->sent_at;
+  double left = sent_at > 0 ? sent_at + limit - mt_reactor_now(r) : limit;
+  mt_error *err;
+  if (left > 0.5) {
+    mt_timer_set(r, &f->silence, left);
+    return;
+  }
+  err = no_answer(f);
+  leave_ping(f);
+  failed(f, err);
   mt_error_unref(err);
 }
 
@@ -200,7 +241,11 @@ static void ping(mt_attempts *f) {
   req->on_finish = on_ping;
   req->data = f;
   f->ping = req;
-  if (mt_share_submit(&t->share, req, &err) == MT_OK) return;
+  if (mt_share_submit(&t->share, req, &err) == MT_OK) {
+    if (answer_limit(f) > 0)
+      mt_timer_set(t->manager->reactor, &f->silence, answer_limit(f));
+    return;
+  }
   f->ping = NULL;
   mt_req_free(req);
   failed(f, err);
@@ -242,6 +287,7 @@ static bool take_off(mt_tenant *t) {
   f->tenant = t;
   f->started_at = mt_reactor_now(t->manager->reactor);
   f->timer.cb = on_timer;
+  f->silence.cb = on_silence;
   f->sleeper.wake = on_answers;
   t->flight = f;
   take_turn(f);

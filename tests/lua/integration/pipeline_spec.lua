@@ -192,4 +192,32 @@ describe("db:pipeline", function()
       return env.count("state = 'active'") == 0
     end)
   end))
+
+  it("leaves in doubt what a waiter was cut off from", env.in_task(function()
+    local db = db_of("acme")
+    local errs, task = {}, nil
+    task = mtenant.spawn(db.pipeline, db, function(p)
+      local first = p:query("INSERT INTO items SELECT 1 FROM pg_sleep(0.1)")
+      local second = p:query("INSERT INTO items SELECT 2 FROM pg_sleep(0.1)")
+      local _
+      _, errs[1] = mtenant.with_deadline(30, first.await, first)
+      task:cancel()
+      _, errs[2] = second:await()
+    end)
+    task:await()
+    assert.equal("timeout", errs[1].code)
+    assert.equal("cancelled", errs[2].code)
+    for i = 1, 2 do
+      assert.is_true(errs[i].ambiguous)
+      assert.is_false(mtenant.is_retryable_error(errs[i]))
+    end
+    local _, err = mtenant.with_deadline(30, db.pipeline, db, { atomic = true },
+      function(p)
+        local future = p:query("INSERT INTO items SELECT 3 FROM pg_sleep(0.1)")
+        return future:await()
+      end)
+    assert.equal("timeout", err.code)
+    assert.is_false(err.ambiguous) -- nothing was committed
+    assert.equal(0, env.must(db:value("SELECT count(*) FROM items WHERE id = 3")))
+  end))
 end)
