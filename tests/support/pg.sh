@@ -365,6 +365,7 @@ remove() {
     await_gone "$pid" 200 || true
   fi
   clear_crash "$dir"
+  [[ ! -d $dir/disk ]] || umount "$dir/disk" 2>/dev/null || true # a spec's own
   rm -rf "$dir"
 }
 

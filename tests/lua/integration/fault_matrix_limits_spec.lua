@@ -11,7 +11,8 @@ local HBA = "local all all trust\nhost all app 127.0.0.1/32 scram-sha-256\n"
 local SLOTS = 12 -- of which the superuser keeps 3
 
 
--- A disk of 2 MiB for the tables; only root can have one.
+-- A disk of 2 MiB for the tables; only root can have one. It goes away with
+-- the server.
 local function make_disk(f)
   f.disk = f.server.dir .. "/disk"
   f.has_disk = os.execute(([[
@@ -37,12 +38,6 @@ local family = {
       CREATE ROLE app LOGIN PASSWORD 'first' IN ROLE mtenant;
       GRANT pg_read_all_stats TO mtenant]])
     make_disk(f)
-  end,
-  tear_down = function(f)
-    if f.has_disk then
-      f.server:stop("immediate")
-      os.execute("umount '" .. f.disk .. "'")
-    end
   end,
   route = function(f)
     return ("postgresql://app:first@%s:%d/mtenant?sslmode=%s"):format(

@@ -3,7 +3,6 @@
 --
 --     local family = {
 --       set_up = function(f) f.server = env.start() end,  -- and more, if need be
---       tear_down = function(f) ... end,
 --       route = function(f) return f.server.url end,      -- the victim's
 --       hold = function(c) ... end, -- makes a connect take its time
 --       faults = { {
@@ -303,7 +302,6 @@ end
 --- For teardown().
 function M.tear_down(family)
   return function()
-    if family.tear_down then family:tear_down() end
     if family.proxy then family.proxy:stop() end
     env.close(family.server)
   end
