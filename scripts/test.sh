@@ -24,6 +24,7 @@ esac
 
 passed=0
 failed=0
+since=0
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 built=" "
@@ -32,7 +33,9 @@ built=" "
 report() { # name, passed, failed, log
   local ok=$2 bad=$3
   ((ok + bad > 0)) || bad=1
-  printf '%-28s %d passed, %d failed\n' "$1" "$ok" "$bad"
+  printf '%-28s %d passed, %d failed, %d s\n' "$1" "$ok" "$bad" \
+    "$((SECONDS - since))"
+  since=$SECONDS
   ((bad == 0)) || sed 's/^/    /' "$4"
   passed=$((passed + ok))
   failed=$((failed + bad))
@@ -61,7 +64,8 @@ build() { # preset
   local log=$work/build-$1
   if { cmake --preset "$1" && cmake --build --preset "$1"; } >"$log" 2>&1; then
     built+="$1 "
-    printf '%-28s ok\n' "build $1"
+    printf '%-28s ok, %d s\n' "build $1" "$((SECONDS - since))"
+    since=$SECONDS
   else
     report "build $1" 0 1 "$log"
   fi
@@ -113,9 +117,10 @@ run_valgrind() {
 }
 
 # One process per file: a spec that hangs or crashes fails alone.
-run_specs() { # suite, preset, interpreter
+run_specs() { # suite, preset, interpreter, options of find...
   local suite=$1 preset=$2 lua=$3 log=$work/log out=$work/out ok=0 bad=0
   local spec status p f
+  shift 3
   : >"$log"
   is_built "$preset" || echo "not built" >"$log"
   while read -r spec; do
@@ -136,7 +141,7 @@ run_specs() { # suite, preset, interpreter
     fi
     ok=$((ok + p))
     bad=$((bad + f))
-  done < <(find tests/lua -name '*_spec.lua' | sort)
+  done < <(find tests/lua -name '*_spec.lua' "$@" | sort)
   report "$suite" "$ok" "$bad" "$log"
 }
 
@@ -218,7 +223,8 @@ build release
 build asan
 run_c_tests "C tests" release
 $quick || run_valgrind
-run_specs "specs" release lua5.4
+run_specs "specs" release lua5.4 ! -name 'fault_matrix_*'
+run_specs "fault matrix" release lua5.4 -name 'fault_matrix_*'
 run_isolation isolation release
 run_bench
 $quick || run_fuzz
@@ -228,5 +234,8 @@ run_layers
 run_docs
 sanitizer_options
 run_c_tests "C tests, sanitizers" asan
-run_specs "specs, sanitizers" asan build/asan/tests/lua-host
+# what waits for long, or for real time, ran above
+run_specs "specs, sanitizers" asan build/asan/tests/lua-host \
+  ! -name 'fault_matrix_*' ! -name 'loop_spec.lua' ! -name 'proxy_spec.lua' \
+  ! -path '*/integration/testing_spec.lua'
 finish

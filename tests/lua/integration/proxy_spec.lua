@@ -66,7 +66,7 @@ describe("the fault proxy", function()
   it("resets what is open", env.in_task(function()
     local task = mtenant.spawn(db.query, db, "SELECT pg_sleep(5)")
     env.eventually("it to run", function()
-      return env.count("state = 'active'") == 1
+      return env.count("state = 'active' AND query LIKE '%pg_sleep(5)%'") == 1
     end)
     p:reset()
     local _, err = task:await()
