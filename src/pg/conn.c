@@ -47,6 +47,8 @@ static void drop_connecting(mt_conn *c) {
   c->addrs = NULL;
   mt_error_unref(c->last_error);
   c->last_error = NULL;
+  mt_free(c->tried);
+  c->tried = NULL;
 }
 
 static void on_closing(mt_defer *d) {
@@ -206,9 +208,11 @@ static bool is_final(const mt_error *e) {
 }
 
 /* This address failed (takes err): try the next one, or give up. */
-static void address_failed(mt_conn *c, mt_error *err) {
+void mt__conn_address_failed(mt_conn *c, mt_error *err) {
+  c->asking = false;
   mt_error_set_server(err, c->endpoint->server);
   mt__conn_explain(c, err);
+  mt__attrs_note(c, err);
   mt_error_unref(c->last_error);
   c->last_error = err;
   forget_socket(c);
@@ -254,7 +258,7 @@ static void try_addr(mt_conn *c) {
   PQsetErrorVerbosity(c->pg, PQERRORS_VERBOSE);
   PQsetNoticeReceiver(c->pg, on_notice, c);
   if (PQstatus(c->pg) == CONNECTION_BAD)
-    address_failed(c, start_failure(c));
+    mt__conn_address_failed(c, start_failure(c));
   else
     mt_io_set(c->reactor, &c->io, PQsocket(c->pg), MT_WRITE);
 }
@@ -266,6 +270,7 @@ static void on_resolved(void *data, const mt_error *err,
   if (err) {
     mt_error_unref(c->last_error);
     c->last_error = mt_error_ref(err);
+    mt__attrs_note(c, err);
     c->naddrs = 0;
   } else {
     c->naddrs = n;
@@ -279,7 +284,7 @@ static void try_host(mt_conn *c) {
   const mt_host *h;
   mt_error *err = NULL;
   if (c->host >= c->endpoint->nhosts && !mt__attrs_look_again(c)) {
-    mt_conn_close(c, mt_error_ref(c->last_error));
+    mt_conn_close(c, mt__attrs_failure(c));
     return;
   }
   h = &c->endpoint->hosts[c->host];
@@ -297,12 +302,7 @@ static void try_host(mt_conn *c) {
     mt_conn_close(c, err);
 }
 
-static void opened(mt_conn *c) {
-  mt_error *err = mt__attrs_error(c);
-  if (err) {
-    address_failed(c, err);
-    return;
-  }
+void mt__conn_opened(mt_conn *c) {
   drop_connecting(c);
   set_state(c, MT_CONN_OPEN);
   c->opened_at = c->progress_at = mt_reactor_now(c->reactor);
@@ -319,16 +319,16 @@ static void poll_connect(mt_conn *c) {
   if (PQstatus(c->pg) == CONNECTION_STARTED &&
       getsockopt(PQsocket(c->pg), SOL_SOCKET, SO_ERROR, &errnum, &len) == 0 &&
       errnum != 0) {
-    address_failed(c, errno_error(c, errnum));
+    mt__conn_address_failed(c, errno_error(c, errnum));
     return;
   }
   seen = PQstatus(c->pg) == CONNECTION_STARTED ? HINT_NONE : peek(c);
   mt_io_del(&c->io, false);
   st = PQconnectPoll(c->pg);
   if (st == PGRES_POLLING_OK)
-    opened(c);
+    mt__attrs_check(c);
   else if (st == PGRES_POLLING_FAILED)
-    address_failed(c, connect_failure(c, seen));
+    mt__conn_address_failed(c, connect_failure(c, seen));
   else
     mt_io_set(c->reactor, &c->io, PQsocket(c->pg),
               st == PGRES_POLLING_READING ? MT_READ : MT_WRITE);
@@ -340,6 +340,8 @@ static void on_io(mt_io *io, unsigned ready) {
   mt_conn *c = mt_container(io, mt_conn, io);
   if (c->state == MT_CONN_OPEN)
     mt__conn_on_io(c, ready);
+  else if (c->asking)
+    mt__attrs_on_io(c);
   else if (c->state == MT_CONN_CONNECTING &&
            mt_reactor_take_heavy(c->reactor)) /* TLS, SCRAM: 2 to 6 ms a step */
     poll_connect(c);
@@ -359,7 +361,7 @@ static void connect_timed_out(mt_conn *c) {
     c->lookup = NULL;
     c->naddrs = 0;
   }
-  address_failed(c, e);
+  mt__conn_address_failed(c, e);
 }
 
 static void cancel_again(mt_conn *c);

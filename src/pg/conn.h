@@ -73,24 +73,30 @@ struct mt_conn {
   bool simple;         /* out of pipeline mode for a simple query */
   bool paused;         /* a stream's consumer is behind */
   bool is_tcp;
-  int turn_units;     /* sent in this turn of the loop ... */
-  int corked;         /* ... of them, held back in the kernel */
-  bool retire;        /* take no more requests */
-  bool resetting;     /* see reset.h */
-  bool row_scopes;    /* their scope statements have been prepared */
-  bool progressed;    /* units have ended, the owner does not know yet */
-  bool refused_write; /* a statement met a read-only server */
-  bool touched;       /* the session may differ from how it was opened */
+  int turn_units;  /* sent in this turn of the loop ... */
+  int corked;      /* ... of them, held back in the kernel */
+  bool retire;     /* take no more requests */
+  bool resetting;  /* see reset.h */
+  bool row_scopes; /* their scope statements have been prepared */
+  bool progressed; /* units have ended, the owner does not know yet */
+  bool standby;    /* what its server was when it was opened */
+  bool reads;      /* its last transaction began READ ONLY */
+  bool touched;    /* the session may differ from how it was opened */
   int reset_kind;
   uint64_t reported_settings; /* hash of what the server reported at first */
-  bool fatal;    /* a FATAL result was read: what is behind did not run */
-  bool unheard;  /* libpq threw answers away: nobody knows what has run */
-  bool reported; /* on_close has run */
-  mt_error *why; /* reason of the close, owned */
+  bool off_target; /* the server is no longer what target_session_attrs asks
+                      for: promoted, or made read-only */
+  bool fatal;      /* a FATAL result was read: what is behind did not run */
+  bool unheard;    /* libpq threw answers away: nobody knows what has run */
+  bool reported;   /* on_close has run */
+  mt_error *why;   /* reason of the close, owned */
   /* connecting */
   int host, addr, naddrs;
   char (*addrs)[MT_ADDR_LEN];
   bool second_pass; /* prefer-standby has found none: any will do */
+  bool mismatched;  /* a host was not what is looked for */
+  bool asking;      /* ... which it is being asked */
+  char *tried;      /* what was wrong with the hosts */
   mt_lookup *lookup;
   mt_error *last_error;
   /* statistics */
@@ -109,9 +115,6 @@ mt_conn *mt_conn_new(mt_reactor *r, mt_endpoint *ep, const mt_conn_options *opt,
 /* Closes: requests are answered with err (NULL: MT_E_DISPOSED), marked
  * ambiguous where they were sent; idempotent. Takes err's reference. */
 void mt_conn_close(mt_conn *c, mt_error *err);
-/* Is it still what target_session_attrs asks for? A standby may have been
- * promoted, a server made read-only. */
-bool mt_conn_off_target(const mt_conn *c);
 /* Sends the request, or keeps it for when it can be sent. Only while OPEN.
  * Never fails: a broken connection answers it later. */
 void mt_conn_submit(mt_conn *c, mt_req *req);

@@ -30,14 +30,25 @@ void mt__conn_deallocate(mt_conn *c, uint32_t number);
 mt_error *mt__conn_lost(mt_conn *c);
 /* Error from a result of the server; statement phase. */
 mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
-/* Why the server that has answered is not the one that is looked for; NULL: it
- * is. The caller owns it. (conn_attrs.c, as the next.) */
-mt_error *mt__attrs_error(const mt_conn *c);
+/* conn_attrs.c. The handshake is done: is it the server that is looked for?
+ * Ends in mt__conn_opened or mt__conn_address_failed, now or later. */
+void mt__attrs_check(mt_conn *c);
+/* Readiness of the socket while it is asked (c->asking). */
+void mt__attrs_on_io(mt_conn *c);
+/* Remembers what was wrong with a host. */
+void mt__attrs_note(mt_conn *c, const mt_error *err);
 /* All hosts were tried: once more from the first one, with less to ask for? */
 bool mt__attrs_look_again(mt_conn *c);
-/* A statement was refused on a read-only server: where one that is not was
- * asked for, it may be tried again. */
-void mt__attrs_refused(mt_conn *c, const mt_req *req, mt_error *e);
+/* Why none will do; the caller owns it. */
+mt_error *mt__attrs_failure(const mt_conn *c);
+/* Looks at what the server has reported of its role; sets c->off_target. */
+void mt__attrs_watch(mt_conn *c);
+/* A unit was refused by a read-only server, and its Sync is answered: where
+ * one that is not was asked for, it may be tried again. */
+void mt__attrs_refused(mt_conn *c, mt_req *req);
+void mt__conn_opened(mt_conn *c);
+/* Takes err; the next address is tried, or the connection closed. */
+void mt__conn_address_failed(mt_conn *c, mt_error *err);
 /* Sends of one turn together (cork.c): once; when the socket is there; around
  * each unit. The callbacks are taken back with c->turn_end. */
 void mt__cork_init(mt_conn *c);

@@ -136,7 +136,6 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
   } else if (kind == MT_STEP_USER && req->named) {
     named_failed(c, req, e);
   }
-  if (kind == MT_STEP_USER) mt__attrs_refused(c, req, e);
   if (e->refs && kind >= MT_STEP_PREPARE && mt_req_sql(req))
     mt_error_set_statement(e, mt_req_sql(req));
   /* the first error of a unit is its cause; one at the Sync replaces a
@@ -205,6 +204,7 @@ static void measure(mt_conn *c, mt_req *req) {
 static void finish(mt_conn *c, mt_req *req) {
   mt_list_remove(&c->inflight, &req->node);
   check_commit(req);
+  if (req->err && state_is(req->err, "25006")) mt__attrs_refused(c, req);
   measure(c, req);
   if (c->cancelling && !c->cancel && c->inflight.len == 0) {
     c->cancelling = false;
@@ -355,7 +355,8 @@ void mt__conn_process(mt_conn *c) {
   deliver_rows(c);
   if (c->state != MT_CONN_OPEN) return;
   /* once for all that was answered together: the look costs a third of a us */
-  if ((!c->touched && mt_conn_touched(c)) || c->progressed) {
+  mt__attrs_watch(c);
+  if ((!c->touched && mt_conn_touched(c)) || c->progressed || c->off_target) {
     c->progressed = false;
     c->cbs->on_progress(c);
   }

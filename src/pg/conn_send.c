@@ -25,6 +25,7 @@ static int send_text(mt_conn *c, const char *sql) {
 
 static bool send_begin(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
+  c->reads = strstr(req->begin, "READ ONLY") != NULL;
   return add_step(req, MT_STEP_BEGIN, send_text(c, req->begin)) &&
          add_step(req, MT_STEP_PATH, send_text(c, s->set_local)) &&
          add_step(req, MT_STEP_ROLE, send_text(c, s->local_role)) &&

@@ -134,8 +134,10 @@ static void look_at_session(mt_slot *s) {
 /* It is not the server that was asked for any more, and nor are the others:
  * they go, and new ones look for the right one. */
 static void look_at_target(mt_slot *s) {
-  if (s->retiring || !mt_conn_off_target(s->conn)) return;
-  mt_pool_retire_all(s->pool);
+  mt_node *n;
+  if (s->retiring || !s->conn->off_target) return;
+  for (n = s->pool->server->pools.head; n; n = n->next)
+    mt_pool_retire_all(mt_container(n, mt_pool, node));
 }
 
 static void on_reset(mt_conn *c, bool clean) {

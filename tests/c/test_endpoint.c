@@ -7,10 +7,10 @@
 #include "support/test.h"
 
 static void clear_environment(void) {
-  static const char *const names[] = {"PGHOST",     "PGHOSTADDR", "PGPORT",
-                                      "PGUSER",     "PGDATABASE", "PGPASSWORD",
-                                      "PGOPTIONS",  "PGSERVICE",  "PGSSLMODE",
-                                      "PGPASSFILE", "PGAPPNAME"};
+  static const char *const names[] = {
+      "PGHOST",     "PGHOSTADDR", "PGPORT",    "PGUSER",
+      "PGDATABASE", "PGPASSWORD", "PGOPTIONS", "PGSERVICE",
+      "PGSSLMODE",  "PGPASSFILE", "PGAPPNAME", "PGTARGETSESSIONATTRS"};
   size_t i;
   for (i = 0; i < MT_COUNT(names); i++) unsetenv(names[i]);
 }
@@ -68,6 +68,45 @@ static void url_is_taken_apart(void **state) {
   assert_string_equal(ep->server, "db.example:6000");
   assert_null(ep->options);
   mt_endpoint_unref(ep);
+}
+
+static void session_attrs_are_ours(void **state) {
+  mt_endpoint *ep =
+      parse("postgresql://a,b:6000/d?target_session_attrs=standby");
+  mt_endpoint *other = NULL;
+  (void)state;
+  assert_int_equal(ep->target, MT_TARGET_STANDBY);
+  assert_null(param(ep, "target_session_attrs"));
+  assert_string_equal(ep->server, "a:5432,b:6000 standby");
+  assert_int_equal(mt_endpoint_with_database(ep, "e", &other, NULL), MT_OK);
+  assert_int_equal(other->target, MT_TARGET_STANDBY);
+  assert_string_equal(other->server, ep->server);
+  mt_endpoint_unref(other);
+  mt_endpoint_unref(ep);
+}
+
+static void session_attrs_come_from_the_environment_too(void **state) {
+  mt_endpoint *ep;
+  (void)state;
+  setenv("PGTARGETSESSIONATTRS", "primary", 1);
+  ep = parse("postgresql://h/d");
+  assert_int_equal(ep->target, MT_TARGET_PRIMARY);
+  mt_endpoint_unref(ep);
+  ep = parse("postgresql://h/d?target_session_attrs=any");
+  assert_int_equal(ep->target, MT_TARGET_ANY);
+  assert_string_equal(ep->server, "h:5432");
+  mt_endpoint_unref(ep);
+}
+
+static void unknown_session_attrs_are_refused(void **state) {
+  mt_endpoint *ep = NULL;
+  mt_error *err = NULL;
+  (void)state;
+  assert_int_equal(
+      mt_endpoint_parse("postgresql://h/d?target_session_attrs=rw", &ep, &err),
+      MT_E_MISUSE);
+  assert_non_null(strstr(err->message, "target_session_attrs must be any"));
+  mt_error_unref(err);
 }
 
 static void port_defaults_to_5432(void **state) {
@@ -342,6 +381,9 @@ static void references_are_counted(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       TEST(url_is_taken_apart),
+      TEST(session_attrs_are_ours),
+      TEST(session_attrs_come_from_the_environment_too),
+      TEST(unknown_session_attrs_are_refused),
       TEST(port_defaults_to_5432),
       TEST(conninfo_words_work_too),
       TEST(numeric_hosts_need_no_resolver),
