@@ -49,6 +49,7 @@ static void drop_connecting(mt_conn *c) {
   c->last_error = NULL;
   mt_free(c->tried);
   c->tried = NULL;
+  mt__attrs_stop(c);
 }
 
 static void on_closing(mt_defer *d) {
@@ -209,7 +210,7 @@ static bool is_final(const mt_error *e) {
 
 /* This address failed (takes err): try the next one, or give up. */
 void mt__conn_address_failed(mt_conn *c, mt_error *err) {
-  c->asking = false;
+  mt__attrs_stop(c);
   mt_error_set_server(err, c->endpoint->server);
   mt__conn_explain(c, err);
   mt__attrs_note(c, err);

@@ -93,10 +93,11 @@ struct mt_conn {
   /* connecting */
   int host, addr, naddrs;
   char (*addrs)[MT_ADDR_LEN];
-  bool second_pass; /* prefer-standby has found none: any will do */
-  bool mismatched;  /* a host was not what is looked for */
-  bool asking;      /* ... which it is being asked */
-  char *tried;      /* what was wrong with the hosts */
+  bool second_pass;       /* prefer-standby has found none: any will do */
+  bool mismatched;        /* a host was not what is looked for */
+  bool asking;            /* ... which it is being asked */
+  struct pg_result *role; /* ... what it has answered so far */
+  char *tried;            /* what was wrong with the hosts */
   mt_lookup *lookup;
   mt_error *last_error;
   /* statistics */

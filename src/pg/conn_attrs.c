@@ -68,16 +68,16 @@ static bool is_answer(const PGresult *res) {
          PQnfields(res) == 2;
 }
 
-void mt__attrs_on_io(mt_conn *c) {
-  PGresult *res, *more;
-  if (!PQconsumeInput(c->pg)) {
-    mt__conn_address_failed(c, mt__conn_lost(c));
-    return;
-  }
-  if (PQisBusy(c->pg)) return;
+void mt__attrs_stop(mt_conn *c) {
   c->asking = false;
-  res = PQgetResult(c->pg);
-  while ((more = PQgetResult(c->pg))) PQclear(more);
+  PQclear(c->role);
+  c->role = NULL;
+}
+
+static void answered(mt_conn *c) {
+  PGresult *res = c->role;
+  c->role = NULL;
+  c->asking = false;
   if (res && is_answer(res))
     judge(c, PQgetvalue(res, 0, 0), PQgetvalue(res, 0, 1));
   else if (res && PQresultErrorField(res, PG_DIAG_SQLSTATE))
@@ -85,6 +85,24 @@ void mt__attrs_on_io(mt_conn *c) {
   else
     mt__conn_address_failed(c, mt__conn_lost(c));
   PQclear(res);
+}
+
+/* To its very end, which may come later than the result. */
+void mt__attrs_on_io(mt_conn *c) {
+  PGresult *res;
+  if (!PQconsumeInput(c->pg)) {
+    mt__conn_address_failed(c, mt__conn_lost(c));
+    return;
+  }
+  while (!PQisBusy(c->pg)) {
+    res = PQgetResult(c->pg);
+    if (!res) {
+      answered(c);
+      return;
+    }
+    PQclear(c->role);
+    c->role = res;
+  }
 }
 
 /* ---- none will do ------------------------------------------------------------ */

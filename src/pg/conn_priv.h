@@ -33,6 +33,8 @@ mt_error *mt__result_error(const mt_conn *c, const PGresult *res);
 /* conn_attrs.c. The handshake is done: is it the server that is looked for?
  * Ends in mt__conn_opened or mt__conn_address_failed, now or later. */
 void mt__attrs_check(mt_conn *c);
+/* It is not asked any more. */
+void mt__attrs_stop(mt_conn *c);
 /* Readiness of the socket while it is asked (c->asking). */
 void mt__attrs_on_io(mt_conn *c);
 /* Remembers what was wrong with a host. */
