@@ -220,6 +220,11 @@ function server_methods:restart_in_background(delay_ms, mode)
 end
 
 
+function server_methods:promote_in_background(delay_ms)
+  in_background(delay_ms, "promote", self.dir)
+end
+
+
 --- Runs SQL as the superuser, each statement by itself; returns the output
 -- (unaligned, tuples only, columns separated by `|`). Raises on errors.
 function server_methods:psql(sql)
