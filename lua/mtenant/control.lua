@@ -189,10 +189,10 @@ function M.install(methods, disposed)
       errors.misuse(2, "reconfigure: changes must be a table, got %s",
                     type(changes))
     end
-    check_changeable(changes, "")
     if self._over then return nil, disposed() end
     local given = merge(self._given, changes, "")
     local new = config.define(given, { level = 3 })
+    check_changeable(changes, "")
     self._core:reconfigure(config.flatten(new))
     self._given, self._config = given, new
     self._class._timeout_ms = new.connection.statement_timeout_ms

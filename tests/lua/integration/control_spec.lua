@@ -357,8 +357,9 @@ describe("reconfigure", function()
       assert.matches(pattern, err.message)
     end
     refused({ isolation = { strategy = "row" } }, "isolation.strategy cannot")
+    refused({ application_name = "x" }, 'unknown option "application_name"')
     refused({ connection = { pool = { max = 0 } } }, "pool.max must")
-    refused({ connection = { pool = { maxx = 1 } } }, "maxx")
+    refused({ connection = { pool = { maxx = 1 } } }, 'did you mean "max"')
     refused({ resolve = function() end }, "resolve cannot")
     refused("x", "changes must be a table")
     refused({ connection = { retry = { max_attempts = 9,
