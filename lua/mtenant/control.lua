@@ -68,6 +68,8 @@ local function wait_until_quiet(self, target, timeout_ms)
     local _, err = task.sleep(LOOK_MS)
     if err then return nil, err end
   end
+  local _, err = task.sleep(0) -- who was answered just now hears of it first
+  if err then return nil, err end
   return true
 end
 

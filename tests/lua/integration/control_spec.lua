@@ -248,6 +248,7 @@ describe("a paused server", function()
     end
     mtenant.sleep(100)
     assert(manager:pause { server = name })
+    mtenant.sleep(20)
     local before = done
     server:restart()
     mtenant.sleep(50)
