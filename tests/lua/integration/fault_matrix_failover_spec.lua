@@ -1,6 +1,7 @@
 --- The fault matrix, 5: the primary dies, and its streaming standby is promoted.
 
 local env = require "tests.support.env"
+local expect = require "tests.support.matrix.expect"
 local matrix = require "tests.support.matrix"
 local server = require "tests.support.matrix.server"
 
@@ -45,6 +46,9 @@ local family = {
       .. "target_session_attrs=read-write"):format(a.dir, b.dir, a.port, b.port)
   end,
   hold = server.hold,
+  tear_down = function(f)
+    if f.standby then env.close(f.standby) end
+  end,
 }
 
 -- one host refuses, the other one is read-only
@@ -57,28 +61,13 @@ family.faults = {
     needs = get_standby,
     strike = function(c) server.end_by(c, "QUIT") end,
     heal = promote,
-    expect = {
+    expect = expect.lost {
       idle = "connection_lost ambiguous | " .. DOWN,
       connecting = DOWN,
       waiting = DOWN,
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
-      session = { "ok", "connection_lost retryable | connection_lost ambiguous" },
-      dispose = "disposed | connection_lost retryable",
     },
   },
 }
 
 
-describe("fault matrix, failover:", function()
-  setup(matrix.set_up(family))
-  teardown(function()
-    if family.standby then env.close(family.standby) end
-    matrix.tear_down(family)()
-  end)
-  after_each(env.assert_nothing_left)
-
-  for _, cell in ipairs(matrix.cells(family)) do it(cell.name, cell.run) end
-end)
+matrix.describe(_ENV, "failover", family)

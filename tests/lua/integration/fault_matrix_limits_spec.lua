@@ -1,6 +1,7 @@
 --- The fault matrix, 3: servers that are there, and do not want.
 
 local env = require "tests.support.env"
+local expect = require "tests.support.matrix.expect"
 local matrix = require "tests.support.matrix"
 local mtenant = require "mtenant"
 local server = require "tests.support.matrix.server"
@@ -158,8 +159,7 @@ end
 
 
 local DOWN = "refused retryable | starting_up retryable | connection_lost retryable"
--- COMMIT had not been sent, so there is no doubt
-local ENDED = "disposed | connection_lost retryable"
+local ENDED = expect.ENDED
 
 family.faults = {
   {
@@ -167,10 +167,8 @@ family.faults = {
     early = true,
     strike = take_slots,
     heal = free_slots,
-    expect = {
-      idle = "ok", connecting = "too_many_connections retryable", waiting = "ok",
-      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
-      dispose = ENDED,
+    expect = expect.untouched {
+      connecting = "too_many_connections retryable",
     },
   },
   {
@@ -178,10 +176,8 @@ family.faults = {
     early = true,
     strike = function(c) c.server:psql("ALTER ROLE app CONNECTION LIMIT 0") end,
     heal = function(c) c.server:psql("ALTER ROLE app CONNECTION LIMIT -1") end,
-    expect = {
-      idle = "ok", connecting = "too_many_connections retryable", waiting = "ok",
-      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
-      dispose = ENDED,
+    expect = expect.untouched {
+      connecting = "too_many_connections retryable",
     },
   },
   {
@@ -189,10 +185,8 @@ family.faults = {
     early = true,
     strike = function(c) c.server:psql("ALTER ROLE app PASSWORD 'second'") end,
     heal = function(c) c.server:psql("ALTER ROLE app PASSWORD 'first'") end,
-    expect = {
-      idle = "ok", connecting = "auth", waiting = "ok",
-      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
-      dispose = ENDED,
+    expect = expect.untouched {
+      connecting = "auth",
     },
   },
   {
@@ -207,10 +201,9 @@ family.faults = {
       c.family.host = "127.0.0.1"
       c.manager:invalidate(c.tenant)
     end,
-    expect = {
-      idle = "dns retryable", connecting = "dns retryable", waiting = "ok",
-      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
-      dispose = ENDED,
+    expect = expect.untouched {
+      idle = "dns retryable",
+      connecting = "dns retryable",
     },
   },
   {
@@ -225,10 +218,9 @@ family.faults = {
       c.family.sslmode = "prefer"
       c.manager:invalidate(c.tenant)
     end,
-    expect = {
-      idle = "tls", connecting = "tls", waiting = "ok",
-      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
-      dispose = ENDED,
+    expect = expect.untouched {
+      idle = "tls",
+      connecting = "tls",
     },
   },
   {
@@ -236,10 +228,8 @@ family.faults = {
     early = true,
     strike = take_descriptors,
     heal = free_descriptors,
-    expect = {
-      idle = "ok", connecting = "unreachable", waiting = "ok",
-      statement = "ok", transaction = "ok", commit = "ok", pipeline = "ok", session = "ok",
-      dispose = ENDED,
+    expect = expect.untouched {
+      connecting = "unreachable",
     },
   },
   {
@@ -274,12 +264,4 @@ family.faults = {
 }
 
 
-describe("fault matrix, limits:", function()
-  setup(matrix.set_up(family))
-  teardown(matrix.tear_down(family))
-  after_each(env.assert_nothing_left)
-
-  for _, cell in ipairs(matrix.cells(family)) do
-    (cell.pending and pending or it)(cell.name, cell.run)
-  end
-end)
+matrix.describe(_ENV, "limits", family)

@@ -1,6 +1,7 @@
 --- The fault matrix, 2: networks that break, stall and lie, by the fault proxy.
 
 local env = require "tests.support.env"
+local expect = require "tests.support.matrix.expect"
 local matrix = require "tests.support.matrix"
 local proxy = require "tests.support.proxy"
 
@@ -20,8 +21,7 @@ local function heal(c)
 end
 
 
-local LOST = "connection_lost retryable | connection_lost ambiguous"
-local ENDED = "disposed | connection_lost retryable"
+local ENDED = expect.ENDED
 
 family.faults = {
   {
@@ -29,16 +29,10 @@ family.faults = {
     breaks = true,
     strike = function(c) c.proxy:reset() end,
     heal = heal,
-    expect = {
+    expect = expect.lost {
       idle = "ok | connection_lost ambiguous",
       connecting = "ok | connection_lost retryable",
       waiting = "ok",
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
-      session = { "ok", LOST },
-      dispose = ENDED,
     },
   },
   {
@@ -46,16 +40,10 @@ family.faults = {
     breaks = true,
     strike = function(c) c.proxy:cut_open({ how = "fin" }) end,
     heal = heal,
-    expect = {
+    expect = expect.lost {
       idle = "ok | connection_lost ambiguous",
       connecting = "ok | connection_lost retryable",
       waiting = "ok",
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
-      session = { "ok", LOST },
-      dispose = ENDED,
     },
   },
   {
@@ -119,9 +107,8 @@ family.faults = {
       c.proxy:throttle(20000)
     end,
     heal = heal,
-    expect = {
-      idle = "ok", connecting = "ok", waiting = "ok", statement = "ok",
-      transaction = "ok", commit = "ok", pipeline = "ok", session = "ok", dispose = ENDED,
+    expect = expect.untouched {
+      connecting = "ok",
     },
   },
   {
@@ -132,16 +119,10 @@ family.faults = {
       c.proxy:reset()
     end,
     heal = heal,
-    expect = {
+    expect = expect.lost {
       idle = "refused retryable | connection_lost ambiguous",
       connecting = "refused retryable | connection_lost retryable",
       waiting = "refused retryable",
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
-      session = { "ok", LOST },
-      dispose = ENDED,
     },
   },
   {
@@ -149,16 +130,8 @@ family.faults = {
     early = true,
     strike = function(c) c.proxy:cut({ at = 1, how = "silence", every = true }) end,
     heal = heal,
-    expect = {
-      idle = "ok",
+    expect = expect.untouched {
       connecting = "timeout retryable",
-      waiting = "ok",
-      statement = "ok",
-      transaction = "ok",
-      commit = "ok",
-      pipeline = "ok",
-      session = "ok",
-      dispose = ENDED,
     },
   },
   {
@@ -168,27 +141,14 @@ family.faults = {
     early = true,
     strike = function(c) c.proxy:garbage({ at = 1 }) end,
     heal = heal,
-    expect = {
+    expect = expect.lost {
       idle = "connection_lost ambiguous",
       connecting = "protocol",
       waiting = "protocol",
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
       session = { "ok", "connection_lost ambiguous" },
-      dispose = ENDED,
     },
   },
 }
 
 
-describe("fault matrix, network:", function()
-  setup(matrix.set_up(family))
-  teardown(matrix.tear_down(family))
-  after_each(env.assert_nothing_left)
-
-  for _, cell in ipairs(matrix.cells(family)) do
-    (cell.pending and pending or it)(cell.name, cell.run)
-  end
-end)
+matrix.describe(_ENV, "network", family)

@@ -1,6 +1,7 @@
 --- The fault matrix, 1: servers that end, and come back.
 
 local env = require "tests.support.env"
+local expect = require "tests.support.matrix.expect"
 local matrix = require "tests.support.matrix"
 local server = require "tests.support.matrix.server"
 
@@ -13,10 +14,7 @@ local family = {
 
 local DOWN = "refused retryable | starting_up retryable | connection_lost retryable"
 
--- COMMIT had not been sent, so there is no doubt
-local ENDED = "disposed | connection_lost retryable"
--- the loss is noticed before the statement is sent, or after
-local LOST = "connection_lost retryable | connection_lost ambiguous"
+local ENDED = expect.ENDED
 
 family.faults = {
   {
@@ -41,16 +39,10 @@ family.faults = {
     breaks = true,
     strike = function(c) server.end_by(c, "QUIT") end,
     heal = server.start,
-    expect = {
+    expect = expect.lost {
       idle = "connection_lost ambiguous | " .. DOWN,
       connecting = DOWN,
       waiting = DOWN,
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
-      session = { "ok", LOST },
-      dispose = ENDED,
     },
   },
   {
@@ -61,16 +53,10 @@ family.faults = {
       server.release(c)
     end,
     heal = server.answers,
-    expect = {
+    expect = expect.lost {
       idle = "ok | connection_lost ambiguous | " .. DOWN,
       connecting = "ok | " .. DOWN,
       waiting = "ok | " .. DOWN,
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
-      session = { "ok", LOST },
-      dispose = ENDED,
     },
   },
   {
@@ -78,27 +64,13 @@ family.faults = {
     breaks = true,
     strike = function(c) server.end_by(c, "KILL") end,
     heal = server.start,
-    expect = {
+    expect = expect.lost {
       idle = "connection_lost ambiguous | " .. DOWN,
       connecting = DOWN,
       waiting = DOWN,
-      statement = "connection_lost ambiguous",
-      transaction = "connection_lost retryable",
-      commit = "connection_lost ambiguous",
-      pipeline = { "ok", "connection_lost ambiguous", "connection_lost ambiguous" },
-      session = { "ok", LOST },
-      dispose = ENDED,
     },
   },
 }
 
 
-describe("fault matrix, server:", function()
-  setup(matrix.set_up(family))
-  teardown(matrix.tear_down(family))
-  after_each(env.assert_nothing_left)
-
-  for _, cell in ipairs(matrix.cells(family)) do
-    (cell.pending and pending or it)(cell.name, cell.run)
-  end
-end)
+matrix.describe(_ENV, "server", family)

@@ -3,6 +3,7 @@
 --
 --     local family = {
 --       set_up = function(f) f.server = env.start() end,  -- and more, if need be
+--       tear_down = function(f) ... end,                  -- of that
 --       route = function(f) return f.server.url end,      -- the victim's
 --       hold = function(c) ... end, -- makes a connect take its time
 --       faults = { {
@@ -18,7 +19,7 @@
 --         expect = { idle = "refused retryable", ... },
 --       } },
 --     }
---     for _, cell in ipairs(matrix.cells(family)) do it(cell.name, cell.run) end
+--     matrix.describe(_ENV, "server", family)
 --
 -- An expectation is what each call of the state gets: "ok", or the code of the
 -- error (of code query: its SQLSTATE) and, if so, "retryable" and "ambiguous";
@@ -303,14 +304,15 @@ end
 function M.tear_down(family)
   return function()
     if family.proxy then family.proxy:stop() end
+    if family.tear_down then family:tear_down() end
     env.close(family.server)
   end
 end
 
 
---- The cells of a family, in order: `name`, `run` (the body of a test), and
--- `pending`, the reason why it must fail.
-function M.cells(family)
+-- In order: `name`, `run` (the body of a test), and `pending`, the reason why it
+-- must fail.
+local function cells_of(family)
   local cells = {}
   for _, fault in ipairs(family.faults) do
     for _, name in ipairs(states.NAMES) do
@@ -325,6 +327,21 @@ function M.cells(family)
     end
   end
   return cells
+end
+
+
+--- Makes the family's tests, one for each of its cells. `b` has busted's
+-- functions: the `_ENV` of the spec.
+function M.describe(b, name, family)
+  b.describe("fault matrix, " .. name .. ":", function()
+    b.setup(M.set_up(family))
+    b.teardown(M.tear_down(family))
+    b.after_each(env.assert_nothing_left)
+
+    for _, cell in ipairs(cells_of(family)) do
+      (cell.pending and b.pending or b.it)(cell.name, cell.run)
+    end
+  end)
 end
 
 
