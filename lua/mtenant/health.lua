@@ -32,16 +32,23 @@ local RANK = { ok = 0, degraded = 1, unhealthy = 2 }
 local function worse(a, b) return RANK[b] > RANK[a] and b or a end
 
 
---- What a ping says: status, error text, milliseconds.
-local function ping(start, timeout_ms)
+-- Pings by start(timeout_ms) and writes down what that says.
+local function ask(out, opts, start)
   local began = core.now_ms()
-  local slot, err = start(timeout_ms)
+  local slot, err = start(opts.ping_timeout_ms)
   local answer
   if slot then answer, err = task.await(slot) end
-  local took_ms = core.now_ms() - began
-  if err then return "unhealthy", err.message, took_ms, err end
-  if answer == "busy" then return "degraded", nil, nil end
-  return took_ms > timeout_ms / 2 and "degraded" or "ok", nil, took_ms
+  if err and err.code == "cancelled" then return end
+  local took_ms, status = core.now_ms() - began, "ok"
+  if err then
+    status = "unhealthy"
+  elseif answer == "busy" then
+    status, took_ms = "degraded", nil
+  elseif took_ms > opts.ping_timeout_ms / 2 then
+    status = "degraded"
+  end
+  out.status = worse(out.status, status)
+  out.error, out.response_time_ms = err and err.message, took_ms
 end
 
 
@@ -63,12 +70,9 @@ local function check_server(self, server, opts)
   end
   -- a paused one answers nobody, and of a broken one the prober tells
   if not opts.ping or server.paused or BROKEN[server.state] then return out end
-  local status, message, took_ms, err = ping(function(timeout_ms)
+  ask(out, opts, function(timeout_ms)
     return self._core:ping_server(server.name, timeout_ms)
-  end, opts.ping_timeout_ms)
-  if err and err.code == "cancelled" then return out end
-  out.status = worse(out.status, status)
-  out.error, out.response_time_ms = message, took_ms
+  end)
   return out
 end
 
@@ -83,17 +87,14 @@ local function check_tenant(self, tenant, servers, opts)
   }
   if tenant.waiting > 0 then out.status = "degraded" end
   if server then
-    out.status = worse(out.status, server.status == "unhealthy" and "unhealthy"
-      or "ok")
+    if server.status == "unhealthy" then out.status = "unhealthy" end
     out.error, out.response_time_ms = server.error, server.response_time_ms
   end
   local asked = opts.tenant_ids and opts.ping and out.status ~= "unhealthy"
   if not asked or not server or server.paused then return out end
-  local status, message, took_ms = ping(function(timeout_ms)
+  ask(out, opts, function(timeout_ms)
     return self._core:ping_tenant(tenant.id, timeout_ms)
-  end, opts.ping_timeout_ms)
-  out.status = worse(out.status, status)
-  out.error, out.response_time_ms = message, took_ms
+  end)
   return out
 end
 

@@ -10,16 +10,6 @@ const char *mt_lua_state_name(mt_breaker_state state) {
   return names[state];
 }
 
-static void set_integer(lua_State *L, const char *key, lua_Integer v) {
-  lua_pushinteger(L, v);
-  lua_setfield(L, -2, key);
-}
-
-static void set_text(lua_State *L, const char *key, const char *v) {
-  lua_pushstring(L, v); /* nil for NULL */
-  lua_setfield(L, -2, key);
-}
-
 /* ---- what there is ------------------------------------------------------------- */
 
 typedef struct seen {
@@ -31,14 +21,14 @@ static void push_server(void *data, const mt_server_view *v) {
   const seen *s = data;
   lua_State *L = s->L;
   lua_createtable(L, 0, 10);
-  set_text(L, "name", v->name);
-  set_text(L, "state", mt_lua_state_name(v->state));
-  set_integer(L, "total", v->live);
-  set_integer(L, "idle", v->idle);
-  set_integer(L, "connecting", v->connecting);
-  set_integer(L, "max", v->cap);
-  set_integer(L, "waiting", (lua_Integer)v->waiting);
-  set_integer(L, "pools", (lua_Integer)v->pools);
+  mt_lua_set_text(L, "name", v->name);
+  mt_lua_set_text(L, "state", mt_lua_state_name(v->state));
+  mt_lua_set_integer(L, "total", v->live);
+  mt_lua_set_integer(L, "idle", v->idle);
+  mt_lua_set_integer(L, "connecting", v->connecting);
+  mt_lua_set_integer(L, "max", v->cap);
+  mt_lua_set_integer(L, "waiting", (lua_Integer)v->waiting);
+  mt_lua_set_integer(L, "pools", (lua_Integer)v->pools);
   lua_pushboolean(L, v->paused);
   lua_setfield(L, -2, "paused");
   if (v->cause) {
@@ -78,12 +68,12 @@ static int tenants(lua_State *L) {
   while ((t = mt_manager_next(m, t))) {
     mt_tenant_look(t, &v);
     lua_createtable(L, 0, 6);
-    set_text(L, "id", t->id);
-    set_text(L, "schema", mt_tenant_schema(t));
-    set_text(L, "server", v.server);
-    set_integer(L, "total", v.total);
-    set_integer(L, "idle", v.idle);
-    set_integer(L, "waiting", (lua_Integer)v.waiting);
+    mt_lua_set_text(L, "id", t->id);
+    mt_lua_set_text(L, "schema", mt_tenant_schema(t));
+    mt_lua_set_text(L, "server", v.server);
+    mt_lua_set_integer(L, "total", v.total);
+    mt_lua_set_integer(L, "idle", v.idle);
+    mt_lua_set_integer(L, "waiting", (lua_Integer)v.waiting);
     lua_rawseti(L, -2, ++n);
   }
   return 1;

@@ -66,36 +66,25 @@ static bool is_retryable(mt_manager *m, const mt_error *err, void *data) {
   return yes;
 }
 
-static void set_string(lua_State *L, const char *key, const char *v) {
-  if (!v) return;
-  lua_pushstring(L, v);
-  lua_setfield(L, -2, key);
-}
-
-static void set_number(lua_State *L, const char *key, double v) {
-  lua_pushnumber(L, v);
-  lua_setfield(L, -2, key);
-}
-
 static void on_event(mt_manager *m, const mt_event *ev, void *data) {
   mt_manager_ud *u = data;
   lua_State *L = u->rt->L;
   (void)m;
   if (!start_call(u, "event")) return;
   lua_createtable(L, 0, 8);
-  set_string(L, "kind", ev->kind);
-  set_string(L, "tenant_id", ev->tenant_id);
-  set_string(L, "schema", ev->schema);
-  set_string(L, "reason", ev->reason);
+  mt_lua_set_text(L, "kind", ev->kind);
+  mt_lua_set_text(L, "tenant_id", ev->tenant_id);
+  mt_lua_set_text(L, "schema", ev->schema);
+  mt_lua_set_text(L, "reason", ev->reason);
   if (ev->attempt > 0) {
     lua_pushinteger(L, ev->attempt);
     lua_setfield(L, -2, "attempt");
     lua_pushinteger(L, ev->max_attempts);
     lua_setfield(L, -2, "max_attempts");
-    set_number(L, "delay_ms", ev->delay_ms);
+    mt_lua_set_number(L, "delay_ms", ev->delay_ms);
   }
   if (ev->attempt > 0 || ev->total_time_ms > 0)
-    set_number(L, "total_time_ms", ev->total_time_ms);
+    mt_lua_set_number(L, "total_time_ms", ev->total_time_ms);
   if (ev->error) {
     mt_lua_push_error(L, u->rt, ev->error, ev->tenant_id, ev->attempt);
     lua_setfield(L, -2, "error");
@@ -308,22 +297,19 @@ static int dispose(lua_State *L) {
   return mt_op_push_slot(L, op);
 }
 
-static int retire(lua_State *L) {
+/* A method of a tenant's or server's name that says yes or no. */
+static int by_name(lua_State *L, bool (*fn)(mt_manager *m, const char *name)) {
   mt_manager_ud *u = mt_lua_check_manager(L);
-  lua_pushboolean(L, mt_manager_retire(u->m, luaL_checkstring(L, 2)));
+  lua_pushboolean(L, fn(u->m, luaL_checkstring(L, 2)));
   return 1;
 }
 
-static int isolate(lua_State *L) {
-  mt_manager_ud *u = mt_lua_check_manager(L);
-  lua_pushboolean(L, mt_manager_isolate(u->m, luaL_checkstring(L, 2)));
-  return 1;
-}
+static int retire(lua_State *L) { return by_name(L, mt_manager_retire); }
+
+static int isolate(lua_State *L) { return by_name(L, mt_manager_isolate); }
 
 static int close_breaker(lua_State *L) {
-  mt_manager_ud *u = mt_lua_check_manager(L);
-  lua_pushboolean(L, mt_manager_close_breaker(u->m, luaL_checkstring(L, 2)));
-  return 1;
+  return by_name(L, mt_manager_close_breaker);
 }
 
 static int breaker_state(lua_State *L) {
@@ -351,11 +337,7 @@ static int pause_tenant(lua_State *L) {
   return 1;
 }
 
-static int resume_tenant(lua_State *L) {
-  mt_manager_ud *u = mt_lua_check_manager(L);
-  lua_pushboolean(L, mt_manager_resume(u->m, luaL_checkstring(L, 2)));
-  return 1;
-}
+static int resume_tenant(lua_State *L) { return by_name(L, mt_manager_resume); }
 
 static int quiet(lua_State *L) {
   mt_manager_ud *u = mt_lua_check_manager(L);
@@ -364,15 +346,11 @@ static int quiet(lua_State *L) {
 }
 
 static int pause_server(lua_State *L) {
-  mt_manager_ud *u = mt_lua_check_manager(L);
-  lua_pushboolean(L, mt_manager_pause_server(u->m, luaL_checkstring(L, 2)));
-  return 1;
+  return by_name(L, mt_manager_pause_server);
 }
 
 static int resume_server(lua_State *L) {
-  mt_manager_ud *u = mt_lua_check_manager(L);
-  lua_pushboolean(L, mt_manager_resume_server(u->m, luaL_checkstring(L, 2)));
-  return 1;
+  return by_name(L, mt_manager_resume_server);
 }
 
 static int server_quiet(lua_State *L) {
@@ -409,24 +387,24 @@ static int stats(lua_State *L) {
   int connections;
   mt_manager_stats(mt_lua_check_manager(L)->m, &s, &connections);
   lua_createtable(L, 0, 16);
-  set_number(L, "open", connections);
-  set_number(L, "peak", s.peak);
-  set_number(L, "opened", (double)s.opened);
-  set_number(L, "lost", (double)s.lost);
-  set_number(L, "connect_failures", (double)s.connect_failures);
-  set_number(L, "retired", (double)s.retired);
-  set_number(L, "resets", (double)s.resets);
-  set_number(L, "tainted", (double)s.tainted);
-  set_number(L, "leases", (double)s.leases);
-  set_number(L, "requests", (double)s.requests);
-  set_number(L, "queue_full", (double)s.queue_full);
-  set_number(L, "queue_timeouts", (double)s.queue_timeouts);
-  set_number(L, "rate_limited", (double)s.rate_limited);
-  set_number(L, "retries", (double)s.retries);
-  set_number(L, "retries_refused", (double)s.retries_refused);
-  set_number(L, "held_up", (double)s.behind);
-  set_number(L, "held_up_ms", s.behind_ms);
-  set_number(L, "held_up_max_ms", s.behind_max_ms);
+  mt_lua_set_number(L, "open", connections);
+  mt_lua_set_number(L, "peak", s.peak);
+  mt_lua_set_number(L, "opened", (double)s.opened);
+  mt_lua_set_number(L, "lost", (double)s.lost);
+  mt_lua_set_number(L, "connect_failures", (double)s.connect_failures);
+  mt_lua_set_number(L, "retired", (double)s.retired);
+  mt_lua_set_number(L, "resets", (double)s.resets);
+  mt_lua_set_number(L, "tainted", (double)s.tainted);
+  mt_lua_set_number(L, "leases", (double)s.leases);
+  mt_lua_set_number(L, "requests", (double)s.requests);
+  mt_lua_set_number(L, "queue_full", (double)s.queue_full);
+  mt_lua_set_number(L, "queue_timeouts", (double)s.queue_timeouts);
+  mt_lua_set_number(L, "rate_limited", (double)s.rate_limited);
+  mt_lua_set_number(L, "retries", (double)s.retries);
+  mt_lua_set_number(L, "retries_refused", (double)s.retries_refused);
+  mt_lua_set_number(L, "held_up", (double)s.behind);
+  mt_lua_set_number(L, "held_up_ms", s.behind_ms);
+  mt_lua_set_number(L, "held_up_max_ms", s.behind_max_ms);
   return 1;
 }
 

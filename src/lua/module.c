@@ -239,6 +239,22 @@ void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
   lua_pop(L, 1);
 }
 
+void mt_lua_set_text(lua_State *L, const char *key, const char *v) {
+  if (!v) return;
+  lua_pushstring(L, v);
+  lua_setfield(L, -2, key);
+}
+
+void mt_lua_set_number(lua_State *L, const char *key, double v) {
+  lua_pushnumber(L, v);
+  lua_setfield(L, -2, key);
+}
+
+void mt_lua_set_integer(lua_State *L, const char *key, lua_Integer v) {
+  lua_pushinteger(L, v);
+  lua_setfield(L, -2, key);
+}
+
 void mt_lua_add_methods(lua_State *L, const char *name,
                         const luaL_Reg *methods) {
   luaL_getmetatable(L, name);

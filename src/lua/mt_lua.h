@@ -152,6 +152,10 @@ int mt_lua_misuse(lua_State *L, const char *fmt, ...)
     __attribute__((format(printf, 2, 3), noreturn));
 void mt_lua_newclass(lua_State *L, const char *name, const luaL_Reg *methods,
                      const luaL_Reg *meta);
+/* Fields of the table on the top; a text that is NULL is left out. */
+void mt_lua_set_text(lua_State *L, const char *key, const char *v);
+void mt_lua_set_number(lua_State *L, const char *key, double v);
+void mt_lua_set_integer(lua_State *L, const char *key, lua_Integer v);
 void mt_lua_add_methods(lua_State *L, const char *name,
                         const luaL_Reg *methods);
 

@@ -75,18 +75,23 @@ static int shared_index(lua_State *L) {
   return 1;
 }
 
-/* Pushes {command=, columns=[, affected=]}. */
-static void push_info(lua_State *L, const mt_result *r, int columns) {
-  const char *tag = mt_result_command(r);
+/* Pushes the names of the columns as an array. */
+static void push_names(lua_State *L, const mt_result *r, int columns) {
   int j;
-  lua_createtable(L, 0, 3);
-  lua_pushlstring(L, tag, verb_len(tag));
-  lua_setfield(L, -2, "command");
   lua_createtable(L, columns, 0);
   for (j = 0; j < columns; j++) {
     lua_pushstring(L, mt_result_name(r, j));
     lua_rawseti(L, -2, j + 1);
   }
+}
+
+/* Pushes {command=, columns=[, affected=]}. */
+static void push_info(lua_State *L, const mt_result *r, int columns) {
+  const char *tag = mt_result_command(r);
+  lua_createtable(L, 0, 3);
+  lua_pushlstring(L, tag, verb_len(tag));
+  lua_setfield(L, -2, "command");
+  push_names(L, r, columns);
   lua_setfield(L, -2, "columns");
 }
 
@@ -156,14 +161,10 @@ static bool shape_copy(mt_shape *s, const mt_result *r, int columns) {
 
 static void shape_make(lua_State *L, mt_shape *s, const mt_result *r,
                        int columns) {
-  int info, names, j;
+  int info, names;
   push_info(L, r, columns);
   wrap_info(L, true);
-  lua_createtable(L, columns, 0);
-  for (j = 0; j < columns; j++) {
-    lua_pushstring(L, mt_result_name(r, j));
-    lua_rawseti(L, -2, j + 1);
-  }
+  push_names(L, r, columns);
   names = luaL_ref(L, LUA_REGISTRYINDEX);
   info = luaL_ref(L, LUA_REGISTRYINDEX);
   if (!shape_copy(s, r, columns)) {

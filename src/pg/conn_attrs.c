@@ -33,10 +33,8 @@ static void judge(mt_conn *c, const char *standby, const char *read_only) {
   }
   c->mismatched = true;
   e = mt_error_new(MT_E_UNREACHABLE, "%s:%s %s (target_session_attrs=%s)",
-                   h->host       ? h->host
-                   : h->hostaddr ? h->hostaddr
-                                 : "local",
-                   h->port, why, mt_target_name(c->endpoint->target));
+                   mt_host_name(h), h->port, why,
+                   mt_target_name(c->endpoint->target));
   if (e->refs) e->retryable = true; /* a failover may be under way */
   mt__conn_address_failed(c, e);
 }

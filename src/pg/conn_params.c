@@ -1,6 +1,7 @@
 /*
  * What a connection asks for: libpq's parameters, for one address. See conn.h.
  */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -27,17 +28,16 @@ static void add_keepalives(params *p) {
   add(p, "tcp_user_timeout", "15000");
 }
 
-/* Behind what the URL has; the caller frees it. NULL when memory is short. */
+/* Ours around those of the URL, which may say another time limit but not
+ * another path. The caller frees it. NULL when memory is short. */
 static char *session_options(const mt_conn *c) {
-  const char *given = c->endpoint->options ? c->endpoint->options : "";
   double ms = c->opt.idle_transaction_timeout_ms;
-  if (ms <= 0)
-    return mt_asprintf("%s -c standard_conforming_strings=on -c search_path=",
-                       given);
-  return mt_asprintf(
-      "-c idle_in_transaction_session_timeout=%.0f %s "
-      "-c standard_conforming_strings=on -c search_path=",
-      ms < 1 ? 1 : ms, given);
+  char limit[64] = "";
+  if (ms > 0)
+    snprintf(limit, sizeof limit,
+             "-c idle_in_transaction_session_timeout=%.0f ", ms < 1 ? 1 : ms);
+  return mt_asprintf("%s%s -c standard_conforming_strings=on -c search_path=",
+                     limit, c->endpoint->options ? c->endpoint->options : "");
 }
 
 /* Later keywords win: the user's come first, what isolation needs last. A

@@ -132,6 +132,11 @@ static int set_params(mt_endpoint *ep, const PQconninfoOption *o,
   return MT_OK;
 }
 
+const char *mt_host_name(const mt_host *h) {
+  if (h->host) return h->host;
+  return h->hostaddr ? h->hostaddr : "local";
+}
+
 static char *append(char *s, const char *sep, const char *text) {
   char *out = s ? mt_asprintf("%s%s%s", s, *s ? sep : "", text) : NULL;
   mt_free(s);
@@ -145,8 +150,7 @@ static int set_names(mt_endpoint *ep, mt_error **err) {
   ep->server = mt_strdup("");
   for (i = 0; i < ep->nhosts; i++) {
     const mt_host *h = &ep->hosts[i];
-    const char *name = h->host ? h->host : h->hostaddr ? h->hostaddr : "local";
-    ep->server = append(ep->server, ",", name);
+    ep->server = append(ep->server, ",", mt_host_name(h));
     ep->server = append(ep->server, ":", h->port);
   }
   if (ep->target != MT_TARGET_ANY)

@@ -31,6 +31,9 @@ typedef struct mt_endpoint {
   bool tenant_database;      /* made by mt_endpoint_with_database */
 } mt_endpoint;
 
+/* What a host is called in messages. */
+const char *mt_host_name(const mt_host *h);
+
 /* Parses; the message of a failure (MT_E_MISUSE) never shows a password. */
 int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err);
 /* The same, but for the database. */

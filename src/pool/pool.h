@@ -71,7 +71,7 @@ typedef struct mt_share {
   mt_slot *home;
   uint64_t home_epoch;
   double deficit;      /* ms of its turn that are left */
-  uint64_t rate_epoch; /* of the pool\'s rate that rate_at belongs to */
+  uint64_t rate_epoch; /* of the pool's rate that rate_at belongs to */
   double rate_at;      /* when its next statement would be on time */
   mt_bucket retries;
   double throttled_at; /* pool clock when its rate last held it back */

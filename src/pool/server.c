@@ -5,6 +5,7 @@
  */
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/alloc.h"
 #include "pg/result.h"
@@ -55,6 +56,8 @@ void mt_server_free(mt_server *s) {
 }
 
 void mt_server_set_breaker(mt_server *s, const mt_breaker_options *o) {
+  if (o->sampling_duration_ms != s->breaker.sampling_duration_ms)
+    memset(&s->samples, 0, sizeof s->samples); /* tenths of another time */
   s->breaker = *o;
 }
 

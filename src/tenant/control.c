@@ -82,8 +82,7 @@ bool mt_manager_resume(mt_manager *m, const char *id) {
 }
 
 bool mt_manager_quiet(const mt_manager *m, const char *id) {
-  const mt_tenant *t;
-  HASH_FIND(hh, m->tenants, id, strlen(id), t);
+  const mt_tenant *t = mt_manager_find(m, id);
   return !t || t->state != MT_TENANT_READY || !mt_share_busy(&t->share);
 }
 

@@ -220,6 +220,7 @@ static void on_silence(mt_timer *timer) {
   double limit = answer_limit(f), sent_at = f->ping->sent_at;
   double left = sent_at > 0 ? sent_at + limit - mt_reactor_now(r) : limit;
   mt_error *err;
+  if (limit <= 0) return; /* there is none any more */
   if (left > 0.5) {
     mt_timer_set(r, &f->silence, left);
     return;

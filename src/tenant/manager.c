@@ -226,7 +226,7 @@ static int enter(mt_manager *m, mt_tenant *t, mt_error **err) {
   return MT_OK;
 }
 
-mt_tenant *mt_manager_find(mt_manager *m, const char *id) {
+mt_tenant *mt_manager_find(const mt_manager *m, const char *id) {
   mt_tenant *t;
   HASH_FIND(hh, m->tenants, id, strlen(id), t);
   return t;

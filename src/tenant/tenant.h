@@ -105,7 +105,7 @@ mt_reactor *mt_manager_reactor(const mt_manager *m);
 const mt_manager_config *mt_manager_get_config(const mt_manager *m);
 bool mt_manager_disposed(const mt_manager *m);
 /* The registered entry, or NULL; does not touch its place in the LRU. */
-mt_tenant *mt_manager_find(mt_manager *m, const char *id);
+mt_tenant *mt_manager_find(const mt_manager *m, const char *id);
 size_t mt_manager_count(const mt_manager *m);
 /* Oldest first; `next` of NULL starts, NULL ends. */
 mt_tenant *mt_manager_next(const mt_manager *m, const mt_tenant *t);
