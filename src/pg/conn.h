@@ -77,7 +77,7 @@ struct mt_conn {
   int corked;      /* ... of them, held back in the kernel */
   bool retire;     /* take no more requests */
   bool resetting;  /* see reset.h */
-  bool row_scopes; /* their scope statements have been prepared */
+  unsigned scope_families; /* forms of the scope statement that have names */
   bool progressed; /* units have ended, the owner does not know yet */
   bool standby;    /* what its server was when it was opened */
   bool reads;      /* its last transaction began READ ONLY */

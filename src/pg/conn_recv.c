@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -66,11 +67,15 @@ mt_error *mt__result_error(const mt_conn *c, const PGresult *res) {
   return e;
 }
 
-static mt_error *fence_error(const mt_conn *c, const mt_req *req) {
-  mt_error *e =
-      mt_error_new(MT_E_TENANT_NOT_FOUND,
-                   "schema \"%s\" does not exist, or the role may not use it",
-                   req->scope->schema);
+static mt_error *fence_error(const mt_conn *c, mt_req *req) {
+  mt_scope *s = req->scope;
+  mt_error *e = mt_error_new(
+      MT_E_TENANT_NOT_FOUND,
+      s->oid ? "schema \"%s\" does not exist any more, has been made anew, or "
+               "the role may not use it"
+             : "schema \"%s\" does not exist, or the role may not use it",
+      s->schema);
+  if (s->oid) s->stale = true;
   mt_error_set_server(e, c->endpoint->server);
   return e;
 }
@@ -253,6 +258,15 @@ static bool too_early(const mt_req *req) {
   return !req->err && req->step < req->nsteps;
 }
 
+/* The first look at a tenant's schema tells which one it is. */
+static void note_schema(mt_req *req, const PGresult *res) {
+  int kind = req->step < req->nsteps ? req->steps[req->step] : MT_STEP_USER;
+  mt_scope *s = req->scope;
+  if (kind != MT_STEP_SCOPE && kind != MT_STEP_FENCE) return;
+  if (!s->fence || s->any_oid || s->oid || PQntuples(res) != 1) return;
+  s->oid = (uint32_t)strtoul(PQgetvalue(res, 0, 0), NULL, 10);
+}
+
 static void handle(mt_conn *c, mt_req *req, PGresult *res) {
   bool user = c->simple || (req->step < req->nsteps &&
                             req->steps[req->step] == MT_STEP_USER);
@@ -274,6 +288,7 @@ static void handle(mt_conn *c, mt_req *req, PGresult *res) {
         user_result(c, req, res);
         return;
       }
+      note_schema(req, res);
       break;
     case PGRES_PIPELINE_ABORTED:
       if (req->step < req->nsteps && req->steps[req->step] == MT_STEP_PREPARE)

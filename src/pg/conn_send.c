@@ -46,24 +46,43 @@ typedef enum scope_kind {
   SCOPE_KINDS
 } scope_kind;
 
-/* Without and with a setting, for strategy row. */
-static const scope_form scope_forms[2][SCOPE_KINDS] = {
-    {{NULL, MT_SCOPE_SESSION_SQL, 3},
-     {"mt_scope", MT_SCOPE_SQL, 3},
-     {"mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 4}},
-    {{NULL, MT_SCOPE_ROW_SESSION_SQL, 5},
-     {"mt_scope_r", MT_SCOPE_ROW_SQL, 5},
-     {"mt_scope_rt", MT_SCOPE_ROW_TIMEOUT_SQL, 6}}};
+typedef enum scope_family {
+  FAMILY_KNOWN, /* the schema's OID is known, or nothing is to be checked */
+  FAMILY_LOOK,
+  FAMILY_ROW, /* with a setting */
+  FAMILIES
+} scope_family;
+
+static const scope_form scope_forms[FAMILIES][SCOPE_KINDS] = {
+    {{NULL, MT_SCOPE_SESSION_SQL, 4},
+     {"mt_scope", MT_SCOPE_SQL, 4},
+     {"mt_scope_t", MT_SCOPE_TIMEOUT_SQL, 5}},
+    {{NULL, MT_LOOK_SESSION_SQL, 3},
+     {"mt_scope_l", MT_LOOK_SQL, 3},
+     {"mt_scope_lt", MT_LOOK_TIMEOUT_SQL, 4}},
+    {{NULL, MT_ROW_SESSION_SQL, 5},
+     {"mt_scope_r", MT_ROW_SQL, 5},
+     {"mt_scope_rt", MT_ROW_TIMEOUT_SQL, 6}}};
+
+/* In a transaction, where all but the check is done by text. */
+static const char *const fence_forms[FAMILIES] = {
+    MT_FENCE_SQL, MT_LOOK_FENCE_SQL, MT_ROW_FENCE_SQL};
+
+static scope_family family_of(const mt_scope *s) {
+  if (s->setting) return FAMILY_ROW;
+  return s->fence && !s->oid ? FAMILY_LOOK : FAMILY_KNOWN;
+}
 
 /* Gives the named ones their names. */
-static bool prepare_scopes(mt_conn *c, mt_req *req, bool row) {
+static bool prepare_scopes(mt_conn *c, mt_req *req, scope_family family) {
   int kind;
   for (kind = SCOPE_PLAIN; kind < SCOPE_KINDS; kind++) {
-    const scope_form *f = &scope_forms[row][kind];
+    const scope_form *f = &scope_forms[family][kind];
     if (!add_step(req, MT_STEP_PREPARE,
                   PQsendPrepare(c->pg, f->name, f->sql, f->nparams, NULL)))
       return false;
   }
+  c->scope_families |= 1u << family;
   return true;
 }
 
@@ -80,12 +99,23 @@ static scope_kind scope_kind_of(const mt_req *req) {
   return req->timeout_ms > 0 ? SCOPE_TIMEOUT : SCOPE_PLAIN;
 }
 
+/* What is checked: the schema's name, and its OID where it is known (as text,
+ * in `oid`). The number of parameters. */
+static int fence_params(const mt_scope *s, const char **v, char oid[16]) {
+  v[0] = s->fence ? s->schema : NULL;
+  if (family_of(s) != FAMILY_KNOWN) return 1;
+  snprintf(oid, 16, "%u", (unsigned)s->oid);
+  v[1] = s->oid ? oid : NULL;
+  return 2;
+}
+
 static bool send_scope(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
-  const char *v[6] = {s->path, s->role, s->fence ? s->schema : NULL};
+  const char *v[6] = {s->path, s->role};
   scope_kind kind = scope_kind_of(req);
-  char timeout[32];
-  int n = 3;
+  scope_family family = family_of(s);
+  char timeout[32], oid[16];
+  int n = 2 + fence_params(s, v + 2, oid);
   if (s->setting) {
     v[n++] = s->setting_value;
     v[n++] = s->setting;
@@ -95,25 +125,24 @@ static bool send_scope(mt_conn *c, mt_req *req) {
              req->timeout_ms < 1 ? 1 : req->timeout_ms);
     v[n++] = timeout;
   }
-  /* few connections serve tenants that share tables: theirs get the names at
-   * their first use */
-  if (s->setting && kind != SCOPE_SESSION && !c->row_scopes && !c->opt.pooled) {
-    c->row_scopes = true;
-    if (!prepare_scopes(c, req, true)) return false;
-  }
-  return add_step(
-      req, MT_STEP_SCOPE,
-      send_scope_form(c, &scope_forms[s->setting != NULL][kind], v));
+  /* the names that a connection may never need it gets at their first use */
+  if (kind != SCOPE_SESSION && !(c->scope_families & 1u << family) &&
+      !c->opt.pooled && !prepare_scopes(c, req, family))
+    return false;
+  return add_step(req, MT_STEP_SCOPE,
+                  send_scope_form(c, &scope_forms[family][kind], v));
 }
 
 /* Not by a name, which somebody's function may have deallocated: a
  * transaction that has begun cannot go elsewhere as a plain statement does. */
 static bool send_fence(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
-  const char *v[1] = {s->fence ? s->schema : NULL};
-  const char *sql = s->setting ? MT_FENCE_ROW_SQL : MT_FENCE_SQL;
+  const char *v[2];
+  char oid[16];
+  int n = fence_params(s, v, oid);
   return add_step(req, MT_STEP_FENCE,
-                  PQsendQueryParams(c->pg, sql, 1, NULL, v, NULL, NULL, 0));
+                  PQsendQueryParams(c->pg, fence_forms[family_of(s)], n, NULL,
+                                    v, NULL, NULL, 0));
 }
 
 static void on_deallocated(mt_req *req) { mt_req_free(req); }
@@ -268,13 +297,13 @@ static void send_names(mt_conn *c, const char *guard,
     return;
   }
   mt_stmt_cache_clear(&c->stmts);
-  c->row_scopes = false;
+  c->scope_families = 0;
   req->on_done = on_done;
   req->data = c;
   req->state = MT_REQ_SENT;
   mt_list_push(&c->inflight, &req->node);
   if ((guard && !add_step(req, MT_STEP_GUARD, send_text(c, guard))) ||
-      (!c->opt.pooled && !prepare_scopes(c, req, false)) ||
+      (!c->opt.pooled && !prepare_scopes(c, req, FAMILY_KNOWN)) ||
       !PQpipelineSync(c->pg)) {
     mt_conn_close(c, mt__conn_lost(c));
     return;

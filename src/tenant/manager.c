@@ -238,11 +238,13 @@ int mt_manager_tenant(mt_manager *m, const char *id, mt_tenant **out,
   int rc;
   if (m->disposing) return mt_fail(err, mt__disposed_error());
   t = mt_manager_find(m, id);
-  if (!t) {
+  if (t && mt__tenant_is_stale(t)) mt_manager_evict(m, id, "schema_changed");
+  t = mt_manager_find(m, id);
+  if (!t && !m->disposing) {
     make_room(m);
-    if (m->disposing) return mt_fail(err, mt__disposed_error());
     t = mt_manager_find(m, id); /* the host may have made it */
   }
+  if (m->disposing) return mt_fail(err, mt__disposed_error());
   if (t) {
     mt__tenant_touch(t);
     *out = mt_tenant_ref(t);

@@ -185,7 +185,9 @@ static mt_scope *scope_for(mt_tenant *t, const mt_route *route) {
       mt_scope_new(++m->next_scope, route->schema,
                    t->shared ? shared_path : (const char *const *)m->path,
                    route->role, m->cfg.verify_schema);
-  if (!s || !route->setting ||
+  if (!s) return NULL;
+  s->any_oid = t->shared || route->setting; /* nobody's own */
+  if (!route->setting ||
       mt_scope_set_setting(s, route->setting, route->setting_value))
     return s;
   mt_scope_unref(s);

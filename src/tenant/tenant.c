@@ -66,7 +66,7 @@ mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
     mt_fail(err, mt__disposed_error());
     return NULL;
   }
-  if (t->registered) {
+  if (t->registered && !mt__tenant_is_stale(t)) {
     mt__tenant_touch(t);
     return t;
   }
@@ -75,6 +75,10 @@ mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
     return NULL;
   now->refs--; /* the registry keeps it */
   return now;
+}
+
+bool mt__tenant_is_stale(const mt_tenant *t) {
+  return t->state == MT_TENANT_READY && !t->rerouting && t->scope->stale;
 }
 
 const char *mt_tenant_schema(const mt_tenant *t) {

@@ -59,6 +59,9 @@ void mt__tenant_touch(mt_tenant *t);
 mt_tenant *mt__tenant_new(mt_manager *m, const char *id, bool shared);
 /* Frees t at the end of the turn if nothing holds it. */
 void mt__tenant_check(mt_tenant *t);
+/* Its schema has gone, or another has its name: the host is to say where the
+ * tenant is now. */
+bool mt__tenant_is_stale(const mt_tenant *t);
 /* The route has come, or has failed. */
 void mt__tenant_routed(mt_tenant *t, const mt_error *err);
 void mt__tenant_fail_pending(mt_tenant *t, const mt_error *err);

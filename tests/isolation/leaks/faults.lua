@@ -95,6 +95,8 @@ local function drop_schema(c)
     c.world:count("dropped schemas")
   end
   insist(c, "create", function() return create(c) end)
+  -- the schema that has its name now is another one, and must be said to be
+  c.world.manager:invalidate(t.id)
   t.changing, t.epoch = nil, t.epoch + 1
 end
 
