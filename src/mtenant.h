@@ -118,6 +118,23 @@ struct ev_loop;
  * Returns MT_OK or MT_E_OUT_OF_MEMORY.
  */
 MT_API int mt_reactor_ev_new(struct ev_loop *loop, mt_reactor **out);
+/*
+ * A reactor for any other loop: one descriptor, to be watched for reading, and
+ * a step to take when it is readable (or at any other time). Nothing else is
+ * to be set: its timers make the descriptor readable, too.
+ * Returns MT_OK or MT_E_OUT_OF_MEMORY (which the limit of open files also is).
+ */
+MT_API int mt_reactor_poll_new(mt_reactor **out);
+/* The descriptor, which stays the reactor's: it is neither read nor closed by
+ * the caller. -1 for a reactor of another kind. */
+MT_API int mt_reactor_fd(const mt_reactor *r);
+/* Does what there is to do, without blocking. A step within a step, out of a
+ * callback, does nothing. */
+MT_API void mt_reactor_step(mt_reactor *r);
+/* Milliseconds until there is something to do even if the descriptor does not
+ * become readable, -1: nothing. For loops that like to know; the descriptor
+ * says the same. */
+MT_API double mt_reactor_timeout_ms(mt_reactor *r);
 /* Only when everything made on it is gone. */
 MT_API void mt_reactor_free(mt_reactor *r);
 /* One turn; with `block` it may wait for events. For reactors that own their

@@ -105,6 +105,8 @@ bool mt_reactor_take_heavy(mt_reactor *r) {
   return true;
 }
 
+void mt_reactor_flush(mt_reactor *r) { run_phase(r, MT_DEFER_FLUSH); }
+
 bool mt_reactor_end_turn(mt_reactor *r) {
   r->turn++;
   if (!has_deferred(r)) return false;

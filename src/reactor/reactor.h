@@ -95,6 +95,10 @@ void mt_reactor_slice(mt_reactor *r, mt_defer *d, bool (*one)(void *data),
  * can't be cut up. The others are as ready in the next. */
 bool mt_reactor_take_heavy(mt_reactor *r);
 
+/* Sends what was queued since the last turn, now: for a caller that is about to
+ * leave the loop to others. Not within a turn. */
+void mt_reactor_flush(mt_reactor *r);
+
 /* For implementations: runs the queued phases once, in order; true if more
  * was queued meanwhile, so the loop must not block. */
 bool mt_reactor_end_turn(mt_reactor *r);

@@ -1,8 +1,6 @@
 /*
  * The reactor whose clock is moved by hand: see reactor_manual.h. run_once
- * jumps to the next timer if it may block. Timers are a pairing heap, whose
- * links live in the timers: there is nothing to allocate, and thousands of
- * them cost little.
+ * jumps to the next timer if it may block.
  */
 #include "reactor/reactor_manual.h"
 
@@ -11,14 +9,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
-
-typedef struct entry {
-  struct entry *child, *next; /* next: the sibling on the right */
-  struct entry *prev;         /* the sibling on the left, or the parent */
-  mt_timer *timer;
-  double due;
-  uint64_t seq; /* counts timer_set */
-} entry;
+#include "reactor/timers.h"
 
 typedef struct watched {
   mt_node node;
@@ -29,85 +20,23 @@ typedef struct watched {
 typedef struct manual {
   mt_reactor base;
   double now;
-  uint64_t next_seq;
-  entry *timers; /* root of the heap: the one that is due next */
+  mt_timers timers;
   mt_list ios;
   struct pollfd *fds; /* room for poll */
   size_t nfds;
   uint64_t changes; /* of the descriptors and what is wanted, or found */
 } manual;
 
-_Static_assert(sizeof(entry) <= sizeof(mt_watcher_priv), "entry is larger");
 _Static_assert(sizeof(watched) <= sizeof(mt_watcher_priv), "watched is larger");
 
 static manual *from_base(mt_reactor *r) {
   return mt_container(r, manual, base);
 }
 
-static entry *timer_entry(mt_timer *t) { return (entry *)(void *)&t->priv; }
-
 static watched *io_entry(mt_io *io) { return (watched *)(void *)&io->priv; }
 
 static watched *node_entry(mt_node *n) {
   return mt_container(n, watched, node);
-}
-
-/* ---- the heap of timers --------------------------------------------------- */
-
-static bool is_before(const entry *a, const entry *b) {
-  return a->due < b->due || (a->due == b->due && a->seq < b->seq);
-}
-
-/* Two roots (either may be NULL); the later one becomes a child. */
-static entry *meld(entry *a, entry *b) {
-  entry *later = b;
-  if (!a || !b) return a ? a : b;
-  if (is_before(b, a)) {
-    later = a;
-    a = b;
-  }
-  later->next = a->child;
-  if (a->child) a->child->prev = later;
-  later->prev = a;
-  a->child = later;
-  return a;
-}
-
-/* Siblings in pairs from the left, and the pairs from the right: this order
- * is what keeps the heap flat. The pairs are chained by `prev` meanwhile. */
-static entry *meld_all(entry *first) {
-  entry *pairs = NULL, *root = NULL;
-  while (first) {
-    entry *a = first, *b = a->next;
-    first = b ? b->next : NULL;
-    a->next = a->prev = NULL;
-    if (b) b->next = b->prev = NULL;
-    a = meld(a, b);
-    a->prev = pairs;
-    pairs = a;
-  }
-  while (pairs) {
-    entry *pair = pairs;
-    pairs = pair->prev;
-    pair->prev = NULL;
-    root = meld(root, pair);
-  }
-  return root;
-}
-
-static void heap_remove(manual *m, entry *e) {
-  entry *below = meld_all(e->child);
-  e->child = NULL;
-  if (e == m->timers) {
-    m->timers = below;
-    return;
-  }
-  if (e->prev->child == e)
-    e->prev->child = e->next;
-  else
-    e->prev->next = e->next;
-  if (e->next) e->next->prev = e->prev;
-  m->timers = meld(m->timers, below);
 }
 
 /* ---- watchers ---------------------------------------------------------------- */
@@ -128,19 +57,12 @@ static void io_del(mt_io *io, bool fd_closed) {
 }
 
 static void timer_del(mt_timer *t) {
-  heap_remove(from_base(t->reactor), timer_entry(t));
+  mt_timers_del(&from_base(t->reactor)->timers, t);
 }
 
 static void timer_set(mt_timer *t, double delay_ms) {
   manual *m = from_base(t->reactor);
-  entry *e = timer_entry(t);
-
-  if (t->active) timer_del(t);
-  memset(e, 0, sizeof *e);
-  e->timer = t;
-  e->due = m->now + delay_ms;
-  e->seq = m->next_seq++;
-  m->timers = meld(m->timers, e);
+  mt_timers_set(&m->timers, t, m->now + delay_ms);
 }
 
 static double now(mt_reactor *r) { return from_base(r)->now; }
@@ -155,22 +77,18 @@ void mt_manual_settle(mt_reactor *r) {
 
 double mt_manual_next_timer(mt_reactor *r) {
   manual *m = from_base(r);
-  double left;
-  if (!m->timers) return -1;
-  left = m->timers->due - m->now;
-  return left > 0 ? left : 0;
+  return mt_timers_left(&m->timers, m->now);
 }
 
 bool mt_manual_run_due(mt_reactor *r) {
   manual *m = from_base(r);
-  uint64_t limit = m->next_seq;
+  uint64_t limit = m->timers.next_seq;
+  mt_timer *t;
   bool any = false;
 
-  while (m->timers && m->timers->due <= m->now && m->timers->seq < limit) {
-    entry *e = m->timers;
-    heap_remove(m, e);
+  while ((t = mt_timers_take(&m->timers, m->now, limit))) {
     any = true;
-    mt_timer_fired(e->timer);
+    mt_timer_fired(t);
     mt_manual_settle(r);
   }
   return any;
@@ -178,8 +96,9 @@ bool mt_manual_run_due(mt_reactor *r) {
 
 bool mt_manual_jump(mt_reactor *r, double ms) {
   manual *m = from_base(r);
-  if (!m->timers || m->timers->due - m->now > ms) return false;
-  if (m->timers->due > m->now) m->now = m->timers->due;
+  double left = mt_timers_left(&m->timers, m->now);
+  if (left < 0 || left > ms) return false;
+  m->now += left;
   return true;
 }
 

@@ -1,5 +1,5 @@
-/* reactor/reactor.c with reactor/reactor_ev.c: timers, the end of a turn, a
- * host's loop; and the tests' own manual reactor. Descriptors are in
+/* reactor/reactor.c with reactor_ev.c and reactor_poll.c: timers, the end of a
+ * turn, a host's loop; and the tests' own manual reactor. Descriptors are in
  * test_reactor_io.c. */
 #include "reactor/reactor.h"
 
@@ -12,9 +12,24 @@
 #include "reactor/reactor_manual.h"
 #include "support/test.h"
 
+static bool polled; /* on reactor_poll.c instead of reactor_ev.c */
+
+static int on_ev(void **state) {
+  (void)state;
+  polled = false;
+  return 0;
+}
+
+static int on_poll(void **state) {
+  (void)state;
+  polled = true;
+  return 0;
+}
+
 static mt_reactor *new_reactor(void) {
   mt_reactor *r = NULL;
-  assert_int_equal(mt_reactor_ev_new(NULL, &r), MT_OK);
+  assert_int_equal(
+      polled ? mt_reactor_poll_new(&r) : mt_reactor_ev_new(NULL, &r), MT_OK);
   return r;
 }
 
@@ -410,5 +425,6 @@ int main(void) {
       cmocka_unit_test(two_reactors_share_a_hosts_loop),
       cmocka_unit_test(time_passes_by_hand),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests_name("libev", tests, on_ev, NULL) +
+         cmocka_run_group_tests_name("poll", tests, on_poll, NULL);
 }

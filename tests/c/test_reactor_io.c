@@ -1,5 +1,5 @@
-/* Descriptors in reactor/reactor_ev.c, on sockets; and in the tests' own
- * manual reactor. Timers and turns are in test_reactor.c. */
+/* Descriptors in reactor/reactor_ev.c and reactor_poll.c, on sockets; and in
+ * the tests' own manual reactor. Timers and turns are in test_reactor.c. */
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -25,9 +25,24 @@ static void on_io(mt_io *io, unsigned ready) {
 
 static probe new_probe(void) { return (probe){.io.cb = on_io}; }
 
+static bool polled; /* on reactor_poll.c instead of reactor_ev.c */
+
+static int on_ev(void **state) {
+  (void)state;
+  polled = false;
+  return 0;
+}
+
+static int on_poll(void **state) {
+  (void)state;
+  polled = true;
+  return 0;
+}
+
 static mt_reactor *new_reactor(void) {
   mt_reactor *r = NULL;
-  assert_int_equal(mt_reactor_ev_new(NULL, &r), MT_OK);
+  assert_int_equal(
+      polled ? mt_reactor_poll_new(&r) : mt_reactor_ev_new(NULL, &r), MT_OK);
   return r;
 }
 
@@ -289,5 +304,6 @@ int main(void) {
       cmocka_unit_test(changes_in_callbacks_hold_at_once),
       cmocka_unit_test(descriptors_are_ready_by_hand),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests_name("libev", tests, on_ev, NULL) +
+         cmocka_run_group_tests_name("poll", tests, on_poll, NULL);
 }
