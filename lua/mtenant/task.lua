@@ -4,6 +4,10 @@
 -- loop the core calls `turn`, which fetches what is done and resumes whoever
 -- waited for it. Nothing else resumes a task, and a callback never runs one.
 -- Used by every module that waits; never touches a connection itself.
+--
+-- In a loop that belongs to somebody else (host.lua) coroutines of that host
+-- may wait, too: they are guests here. A guest has the fields of a task that
+-- a wait needs; it waits and is woken by the host's own means.
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
@@ -13,7 +17,7 @@ local co_create, co_resume = coroutine.create, coroutine.resume
 local co_running, co_status = coroutine.running, coroutine.status
 local co_yield, may_wait = coroutine.yield, core.may_wait
 local next_done, cancel_slot, post = core.next_done, core.cancel, core.post
-local now_ms = core.now_ms
+local now_ms, flush = core.now_ms, core.flush
 local unpack = table.unpack or unpack -- luacheck: ignore 143
 local select, type, setmetatable = select, type, setmetatable
 
@@ -28,6 +32,7 @@ local ready_n = 0
 local live = {}        -- every task that is not done, as a set
 local last_traceback
 local foreign = {}     -- to be interrupted, but of the loop that stands still
+local host             -- whose loop it is; nil: our own
 
 
 local function pack(...)
@@ -66,7 +71,9 @@ end
 local function enqueue(task, ...)
   ready_n = ready_n + 1
   ready[ready_n] = { task, select("#", ...), ... }
-  if ready_n == 1 then post() end
+  if ready_n > 1 then return end
+  post()
+  if host then host.busy() end
 end
 
 
@@ -100,10 +107,20 @@ local function after(task, previous, ok, first, ...)
 end
 
 
+-- The coroutine is made here, not by who spawns it: OpenResty's coroutines
+-- inherit the request of the one that makes them.
 local function step(task, ...)
-  local previous = current
+  if task.guest then
+    task.values = pack(...)
+    return host.wake(task.waiter)
+  end
+  local co, previous = task.co, current
+  if not co then
+    co = co_create(task.body)
+    task.co = co
+  end
   current = task
-  return after(task, previous, co_resume(task.co, ...))
+  return after(task, previous, co_resume(co, ...))
 end
 
 
@@ -167,13 +184,43 @@ core.set_turn_handler(turn)
 local M = {}
 
 
+-- The host's coroutine that runs now; or nil and why none that could wait.
+local function guest()
+  local key, store = host.here()
+  if not key then return nil, store end
+  local found = store[key]
+  if not found then
+    found = { guest = true, done = false, waiter = host.waiter(), home = store }
+    store[key] = found
+  end
+  return found
+end
+
+
+-- until what was asked for is there
+local function wait(task)
+  if not task.guest then return co_yield(WAIT) end
+  flush()
+  host.busy()
+  while not task.values do host.wait(task.waiter) end
+  local values = task.values
+  task.values = nil
+  return unpack(values, 1, values.n)
+end
+
+
 --- May the caller wait? Raises misuse where it can't; returns the error that
 -- stops this task (cancelled, or past a deadline), else nil.
 ---@param what string  name of the call, for the message
 function M.check(what)
   local task = current
   if not task then
-    errors.misuse(3, "%s waits: call it inside mtenant.run or a task", what)
+    local why = "call it inside mtenant.run or a task"
+    if host then
+      task, why = guest()
+      if task then return task.cancelled or task.expired end
+    end
+    errors.misuse(3, "%s waits: %s", what, why)
   end
   if may_wait(task.co) then return task.cancelled or task.expired end
   errors.misuse(3, "%s waits: it can't %s", what, co_running() ~= task.co
@@ -188,10 +235,10 @@ end
 ---@return table|nil err
 function M.await(slot, err)
   if not slot then return nil, err end
-  local task = current
+  local task = current or guest()
   waiting[slot] = task
   task.slot = slot
-  return co_yield(WAIT)
+  return wait(task)
 end
 
 
@@ -203,7 +250,7 @@ end
 
 -- waits until `start`'s argument is called; its arguments are the result
 local function suspend(start)
-  local task = current
+  local task = current or guest()
   local id = {}
   task.wait = id
   start(function(...)
@@ -211,7 +258,7 @@ local function suspend(start)
     task.wait = nil
     enqueue(task, ...)
   end)
-  return co_yield(WAIT)
+  return wait(task)
 end
 
 
@@ -236,14 +283,17 @@ function M.sleep(ms)
   local stop = M.check("mtenant.sleep")
   if stop then return nil, stop end
   local ok, err = M.await(core.sleep(ms))
-  if err then return nil, current.cancelled or current.expired or err end
+  if err then
+    local now = current or guest()
+    return nil, now.cancelled or now.expired or err
+  end
   return ok
 end
 
 
 -- makes a waiting task go on with `nil, err`
 local function interrupt(task, code, err)
-  if not live[task] then
+  if not live[task] and not task.guest then
     foreign[#foreign + 1] = { task, code, err }
   elseif task.slot then
     cancel_slot(task.slot, code)
@@ -263,10 +313,10 @@ function M.spawn(fn, ...)
   local task
   task = setmetatable({
     done = false,
-    co = co_create(function(...)
+    body = function(...)
       if task.cancelled then return nil, task.cancelled end
       return fn(...)
-    end),
+    end,
   }, task_mt)
   live[task] = true
   enqueue(task, ...)
@@ -289,7 +339,7 @@ end
 function task_methods:await()
   self.observed = true
   unobserved[self] = nil
-  if current or not self.done then
+  if M.current() or not self.done then
     local stop = M.check("task:await")
     if stop then return nil, stop end
   end
@@ -339,7 +389,7 @@ function M.with_deadline(ms, fn, ...)
   end
   local stop = M.check("mtenant.with_deadline")
   if stop then return nil, stop end
-  local task, over = current, false
+  local task, over = current or guest(), false
   local expired = errors.new("timeout",
     string.format("the deadline of %g ms has passed", ms))
   local slot = core.sleep(ms)
@@ -376,6 +426,11 @@ function M.run(fn, ...)
   if current and co_running() == current.co then return fn(...) end
   if current then
     errors.misuse(2, "run: a loop runs already, and this is not its task")
+  end
+  if host then
+    local here, why = guest()
+    if here then return fn(...) end
+    if not host.blocks then errors.misuse(2, "run: %s", why) end
   end
   local main = M.spawn(fn, ...)
   main.observed = true
@@ -427,10 +482,23 @@ function M.report_unobserved()
 end
 
 
---- The task that runs now, or nil.
+--- The task or guest that runs now, or nil.
 ---@return mtenant.Task|nil
 function M.current()
-  return current
+  return current or host and (guest()) or nil
+end
+
+
+--- Is there neither a task that is ready nor an operation under way?
+---@return boolean
+function M.idle()
+  return ready_n == 0 and not core.engaged()
+end
+
+
+--- The loop is somebody else's from now on: see host.lua.
+function M.set_host(given)
+  host = given
 end
 
 

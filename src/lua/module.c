@@ -441,6 +441,8 @@ int luaopen_mtenant_core(lua_State *L) {
   push_rt(L);
   luaL_setfuncs(L, mt_lua_ops_functions, 1);
   push_rt(L);
+  luaL_setfuncs(L, mt_lua_loop_functions, 1);
+  push_rt(L);
   luaL_setfuncs(L, mt_lua_virtual_functions, 1);
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");

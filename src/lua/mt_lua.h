@@ -167,6 +167,9 @@ void mt_lua_add_methods(lua_State *L, const char *name,
 bool mt_virtual_turn(mt_rt *rt, double within_ms, int io_wait_ms);
 extern const luaL_Reg mt_lua_virtual_functions[];
 
+/* loop.c */
+extern const luaL_Reg mt_lua_loop_functions[];
+
 /* ops.c */
 mt_op *mt_op_new(lua_State *L, mt_op_kind kind);
 /* Its result is there (takes err's reference); it is delivered this turn. */

@@ -1,0 +1,73 @@
+/*
+ * The loop of a host that is not libev: one descriptor to watch, and steps.
+ * See reactor/reactor_poll.c, lua/mtenant/host.lua.
+ */
+#include "lua/mt_lua.h"
+
+static bool in_use(const mt_rt *rt) {
+  return rt->managers > 0 || rt->nops > rt->nfree || rt->watchers > 0 ||
+         mt_reactor_live(rt->real.reactor) > 0;
+}
+
+/* pollfd() -> the descriptor; from the first call on it is what tells that
+ * there is something to do. Raises where the loop is in use already. */
+static int pollfd(lua_State *L) {
+  mt_rt *rt = mt_lua_rt(L);
+  mt_reactor *r = NULL;
+  if (mt_reactor_fd(rt->real.reactor) < 0) {
+    if (in_use(rt) || rt->loop != &rt->real)
+      mt_lua_misuse(L,
+                    "the host's loop must be attached before anything is "
+                    "started: something runs on a loop of its own already");
+    if (mt_reactor_poll_new(&r) != MT_OK)
+      return luaL_error(L, "mtenant: no descriptors for an event loop");
+    if (mt_node_linked(&rt->real.deliver.node)) {
+      mt_defer_del(&rt->real.deliver);
+      mt_defer_add(r, &rt->real.deliver, MT_DEFER_DELIVER);
+    }
+    mt_reactor_free(rt->real.reactor);
+    rt->real.reactor = r;
+    rt->owns_loop = false;
+  }
+  lua_pushinteger(L, mt_reactor_fd(rt->real.reactor));
+  return 1;
+}
+
+/* step(): does what there is to do, without blocking */
+static int step(lua_State *L) {
+  mt_reactor_step(mt_lua_rt(L)->real.reactor);
+  return 0;
+}
+
+/* timeout_ms() -> until there is something to do, or nil */
+static int timeout_ms(lua_State *L) {
+  double ms = mt_reactor_timeout_ms(mt_lua_rt(L)->real.reactor);
+  if (ms < 0) return 0;
+  lua_pushnumber(L, ms);
+  return 1;
+}
+
+/* flush(): what was asked for goes out now, not when the host steps */
+static int flush(lua_State *L) {
+  mt_rt *rt = mt_lua_rt(L);
+  mt_reactor_flush(rt->loop->reactor);
+  return 0;
+}
+
+/* engaged() -> does a task or a host wait for anything? */
+static int engaged(lua_State *L) {
+  mt_rt *rt = mt_lua_rt(L);
+  lua_pushboolean(L, rt->nops > rt->nfree);
+  return 1;
+}
+
+/* live() -> is anything watched at all? */
+static int live(lua_State *L) {
+  lua_pushboolean(L, mt_reactor_live(mt_lua_rt(L)->real.reactor) > 0);
+  return 1;
+}
+
+const luaL_Reg mt_lua_loop_functions[] = {
+    {"pollfd", pollfd}, {"step", step},       {"timeout_ms", timeout_ms},
+    {"flush", flush},   {"engaged", engaged}, {"live", live},
+    {NULL, NULL}};
