@@ -11,6 +11,8 @@ local errors = require "mtenant.errors"
 core.set_error_metatable(errors.mt)
 
 
+local context = require "mtenant.context"
+local deadline = require "mtenant.deadline"
 local manager = require "mtenant.manager"
 local markers = require "mtenant.markers"
 local retry = require "mtenant.retry"
@@ -50,9 +52,10 @@ local M = {
   sleep = task.sleep,
   now_ms = core.now_ms,
   each = each,
-  with_deadline = task.with_deadline,
+  with_deadline = deadline,
 
   create_tenant_manager = manager.create,
+  create_tenant_context = context.create,
   dispose_all = manager.dispose_all,
 
   with_retry = retrier.with_retry,

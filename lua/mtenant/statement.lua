@@ -8,6 +8,7 @@ local errors = require "mtenant.errors"
 local markers = require "mtenant.markers"
 local schema = require "mtenant.schema"
 local task = require "mtenant.task"
+local with_deadline = require "mtenant.deadline"
 
 
 local await, check = task.await, task.check
@@ -120,7 +121,7 @@ end
 -- long as it takes).
 function M.wait_until(until_ms, fn, ...)
   if not until_ms then return fn(...) end
-  return task.with_deadline(math.max(until_ms - now_ms(), 0), fn, ...)
+  return with_deadline(math.max(until_ms - now_ms(), 0), fn, ...)
 end
 
 
@@ -136,7 +137,7 @@ local function run_other(self, class, sql, as, timeout_ms, json, ...)
     return self:_start_other(class, sql, as, nil, json, ...)
   end
   local n, args = select("#", ...), { ... }
-  return task.with_deadline(timeout_ms, function()
+  return with_deadline(timeout_ms, function()
     return self:_start_other(class, sql, as, nil, json, unpack(args, 1, n))
   end)
 end

@@ -5,9 +5,9 @@
 -- waited for it. Nothing else resumes a task, and a callback never runs one.
 -- Used by every module that waits; never touches a connection itself.
 --
--- In a loop that belongs to somebody else (host.lua) coroutines of that host
--- may wait, too: they are guests here. A guest has the fields of a task that
--- a wait needs; it waits and is woken by the host's own means.
+-- In somebody else's loop (host.lua) the coroutines of that host may wait,
+-- too, as guests: with the fields of a task that a wait needs, and woken by
+-- the host's own means.
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
@@ -33,6 +33,7 @@ local live = {}        -- every task that is not done, as a set
 local last_traceback
 local foreign = {}     -- to be interrupted, but of the loop that stands still
 local host             -- whose loop it is; nil: our own
+local outside = {}     -- bears the context where there is no task
 
 
 local function pack(...)
@@ -304,7 +305,18 @@ local function interrupt(task, code, err)
 end
 
 
---- Starts fn(...) as a task of its own.
+--- What bears the caller's tenant context in its field `context`: its task, the
+-- host's coroutine, or the program outside of them.
+---@return table
+function M.bearer()
+  local now = M.current()
+  if not now then return host and host.home and host.home() or outside end
+  if now.guest then now.context = now.context or now.home.context end
+  return now
+end
+
+
+--- Starts fn(...) as a task of its own, in the caller's tenant context.
 ---@return mtenant.Task
 function M.spawn(fn, ...)
   if type(fn) ~= "function" then
@@ -313,6 +325,7 @@ function M.spawn(fn, ...)
   local task
   task = setmetatable({
     done = false,
+    context = M.bearer().context,
     body = function(...)
       if task.cancelled then return nil, task.cancelled end
       return fn(...)
@@ -372,40 +385,6 @@ function M.cancel_all(reason)
   local all = {}
   for task in pairs(live) do all[#all + 1] = task end
   for i = 1, #all do all[i]:cancel(reason) end
-end
-
-
---- Runs fn(...) with a deadline: what waits inside fails with code "timeout"
--- once ms milliseconds have passed.
----@param ms number
----@param fn function
----@return any ...  fn's values
-function M.with_deadline(ms, fn, ...)
-  if type(ms) ~= "number" or ms ~= ms or ms < 0 then
-    errors.misuse(2, "with_deadline: ms must be a number >= 0")
-  end
-  if type(fn) ~= "function" then
-    errors.misuse(2, "with_deadline: fn must be a function, got %s", type(fn))
-  end
-  local stop = M.check("mtenant.with_deadline")
-  if stop then return nil, stop end
-  local task, over = current or guest(), false
-  local expired = errors.new("timeout",
-    string.format("the deadline of %g ms has passed", ms))
-  local slot = core.sleep(ms)
-  waiting[slot] = function(_, err)
-    if over or err then return end
-    slot = nil
-    if task.cancelled or task.expired then return end
-    task.expired = expired
-    interrupt(task, "timeout", expired)
-  end
-  local res = pack(pcall(fn, ...))
-  over = true
-  if slot then cancel_slot(slot, "cancelled") end
-  if task.expired == expired then task.expired = nil end
-  if not res[1] then error(res[2], 0) end
-  return unpack(res, 2, res.n)
 end
 
 
@@ -489,8 +468,7 @@ function M.current()
 end
 
 
---- Is there neither a task that is ready nor an operation under way?
----@return boolean
+--- Is no task ready, and no operation under way?
 function M.idle()
   return ready_n == 0 and not core.engaged()
 end
@@ -514,6 +492,8 @@ M.join = join
 --- As suspend, but also while the caller is to stop: for clean-up that ends by
 -- itself.
 M.suspend_always = suspend
+--- Makes a task or guest that waits go on with `nil, err`.
+M.interrupt = interrupt
 M.pack, M.unpack = pack, unpack
 
 
