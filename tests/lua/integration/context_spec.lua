@@ -20,7 +20,10 @@ describe("a tenant context", function()
     manager = env.manager()
     context = mtenant.create_tenant_context(manager)
   end)
-  after_each(env.assert_nothing_left)
+  after_each(function()
+    manager, context = nil, nil
+    env.assert_nothing_left()
+  end)
 
   it("gives the tenant's handle, and ends with the call", env.in_task(function()
     assert.is_false(context:is_in_tenant_context())
