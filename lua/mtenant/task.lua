@@ -185,6 +185,13 @@ core.set_turn_handler(turn)
 local M = {}
 
 
+--- Why one can't wait.
+M.OWN_COROUTINE = "it can't inside a coroutine of your own (coroutine.wrap or "
+  .. "coroutine.create)"
+M.ACROSS_C = "it can't across a C call (table.sort, string.gsub, a metamethod "
+  .. "called from C)"
+
+
 -- The host's coroutine that runs now; or nil and why none that could wait.
 local function guest()
   local key, store = host.here()
@@ -224,9 +231,8 @@ function M.check(what)
     errors.misuse(3, "%s waits: %s", what, why)
   end
   if may_wait(task.co) then return task.cancelled or task.expired end
-  errors.misuse(3, "%s waits: it can't %s", what, co_running() ~= task.co
-    and "inside a coroutine of your own (coroutine.wrap or coroutine.create)"
-    or "across a C call (table.sort, string.gsub, a metamethod called from C)")
+  errors.misuse(3, "%s waits: %s", what, co_running() ~= task.co
+    and M.OWN_COROUTINE or M.ACROSS_C)
 end
 
 

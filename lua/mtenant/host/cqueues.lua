@@ -5,9 +5,14 @@
 --     require("mtenant.host.cqueues").attach(loop)
 
 local condition = require "cqueues.condition"
+local core = require "mtenant.core"
 local cqueues = require "cqueues"
 local errors = require "mtenant.errors"
 local host = require "mtenant.host"
+local task = require "mtenant.task"
+
+
+local may_wait, running = core.may_wait, coroutine.running
 
 
 -- so often the last coroutine left looks whether it is
@@ -52,10 +57,10 @@ function M.attach(loop)
         return nil, "call it in a coroutine of the controller (loop:wrap)"
       elseif controller ~= loop then
         return nil, "this is another controller than the one attached"
-      elseif not direct then
-        return nil, "it can't inside a coroutine of your own"
       end
-      return coroutine.running(), guests
+      local co = running()
+      if direct and may_wait(co) then return co, guests end
+      return nil, direct and task.ACROSS_C or task.OWN_COROUTINE
     end,
     waiter = condition.new,
     wait = function(waiter) waiter:wait() end,
