@@ -20,6 +20,7 @@ local next_done, cancel_slot, post = core.next_done, core.cancel, core.post
 local now_ms, flush = core.now_ms, core.flush
 local unpack = table.unpack or unpack -- luacheck: ignore 143
 local select, type, setmetatable = select, type, setmetatable
+local newproxy = newproxy -- luacheck: ignore 113
 
 
 -- what a task of ours yields, to tell it from a user's own coroutine.yield
@@ -64,8 +65,16 @@ local function report(task)
 end
 
 
-task_mt.__gc = function(task)
-  if task.done then report(task) end
+-- Says so when a failed task is forgotten. A field of those tasks only: an
+-- object with a finalizer costs the collector more, and LuaJIT has none for
+-- tables.
+local function guard(task)
+  if not newproxy then
+    return setmetatable({}, { __gc = function() report(task) end })
+  end
+  local proxy = newproxy(true)
+  getmetatable(proxy).__gc = function() report(task) end
+  return proxy
 end
 
 
@@ -93,6 +102,7 @@ local function finish(task, ok, ...)
     task.traceback = debug.traceback(task.co, tostring((...)))
     last_traceback = task.traceback
     unobserved[task] = true
+    task.guard = guard(task)
   end
   wake_joiners(task)
 end

@@ -35,7 +35,7 @@ static void push_server(void *data, const mt_server_view *v) {
     mt_lua_push_error(L, s->rt, v->cause, NULL, 0);
     lua_setfield(L, -2, "cause");
   }
-  lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+  lua_rawseti(L, -2, (int)lua_rawlen(L, -2) + 1);
 }
 
 /* servers(with_own) -> array of tables; with the configuration's own server,
@@ -74,7 +74,7 @@ static int tenants(lua_State *L) {
     mt_lua_set_integer(L, "total", v.total);
     mt_lua_set_integer(L, "idle", v.idle);
     mt_lua_set_integer(L, "waiting", (lua_Integer)v.waiting);
-    lua_rawseti(L, -2, ++n);
+    lua_rawseti(L, -2, (int)++n);
   }
   return 1;
 }

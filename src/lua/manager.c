@@ -264,7 +264,7 @@ static int ids(lua_State *L) {
   lua_newtable(L);
   while ((t = mt_manager_next(m, t))) {
     lua_pushstring(L, t->id);
-    lua_rawseti(L, -2, ++n);
+    lua_rawseti(L, -2, (int)++n);
   }
   return 1;
 }

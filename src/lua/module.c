@@ -61,13 +61,13 @@ static int rt_gc(lua_State *L) {
 
 static void deliver(mt_defer *d) {
   mt_rt *rt = mt_container(d, mt_loop, deliver)->rt;
-  int running;
+  bool running;
   if (rt->closing || rt->turn_ref == LUA_NOREF) return;
-  running = lua_gc(rt->L, LUA_GCISRUNNING);
+  running = mt_lua_gc_runs(rt->L);
   lua_rawgeti(rt->L, LUA_REGISTRYINDEX, rt->turn_ref);
   mt_lua_call(rt, 0, 0, "scheduler");
-  if (running && !lua_gc(rt->L, LUA_GCISRUNNING)) /* memory ran out midway */
-    lua_gc(rt->L, LUA_GCRESTART);
+  if (running && !mt_lua_gc_runs(rt->L)) /* memory ran out midway */
+    mt_lua_gc(rt->L, LUA_GCRESTART);
 }
 
 static uint64_t seed_of(const mt_rt *rt) {
@@ -96,6 +96,7 @@ static mt_rt *rt_new(lua_State *L) {
   rt->owns_loop = true;
   lua_setfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
   rt->L = lua_newthread(L);
+  mt_lua_disown_thread(rt->L);
   rt->thread_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   return rt;
 }
@@ -427,7 +428,20 @@ static const luaL_Reg functions[] = {
 
 __attribute__((visibility("default"))) int luaopen_mtenant_core(lua_State *L);
 
+/* PUC Lua 5.1 shares LuaJIT's ABI, but can't yield across pcall, which every
+ * task does. */
+static void refuse_lua_5_1(lua_State *L) {
+  if (LUA_VERSION_NUM >= 504) return;
+  lua_getglobal(L, "jit");
+  if (!lua_istable(L, -1))
+    luaL_error(L,
+               "mtenant needs Lua 5.4 or LuaJIT 2.1: Lua 5.1 can't yield "
+               "across pcall");
+  lua_pop(L, 1);
+}
+
 int luaopen_mtenant_core(lua_State *L) {
+  refuse_lua_5_1(L);
   if (!push_rt(L)) rt_new(L);
   lua_settop(L, 0);
   mt_lua_manager_register(L);

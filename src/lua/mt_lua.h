@@ -129,13 +129,16 @@ struct mt_rt {
   const void *db_metatable;
 };
 
-#define MT_LUA_RUNTIME "mtenant.runtime"
-#define MT_LUA_MANAGER "mtenant.manager"
-#define MT_LUA_DB "mtenant.db"
-#define MT_LUA_LEASE "mtenant.lease"
-#define MT_LUA_LAZY "mtenant.lazy"
-#define MT_LUA_LAZY_ROW "mtenant.lazy_row"
-#define MT_LUA_WATCH "mtenant.watch"
+/* In the registry; another version of the module has names of its own. */
+#define MT_LUA_NAME(name) "mtenant." name " " MT_VERSION
+
+#define MT_LUA_RUNTIME MT_LUA_NAME("runtime")
+#define MT_LUA_MANAGER MT_LUA_NAME("manager")
+#define MT_LUA_DB MT_LUA_NAME("db")
+#define MT_LUA_LEASE MT_LUA_NAME("lease")
+#define MT_LUA_LAZY MT_LUA_NAME("lazy")
+#define MT_LUA_LAZY_ROW MT_LUA_NAME("lazy_row")
+#define MT_LUA_WATCH MT_LUA_NAME("watch")
 
 /* module.c */
 mt_rt *mt_lua_rt(lua_State *L);

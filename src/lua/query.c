@@ -13,7 +13,7 @@
 
 /* The commonest parameter; snprintf takes longer than the whole rest. */
 static const char *integer_text(lua_Integer n, char *buf, size_t size) {
-  lua_Unsigned rest = n < 0 ? 0 - (lua_Unsigned)n : (lua_Unsigned)n;
+  uint64_t rest = n < 0 ? 0 - (uint64_t)n : (uint64_t)n;
   char *at = buf + size;
   *--at = '\0';
   do *--at = (char)('0' + rest % 10);
@@ -88,7 +88,10 @@ static const char *param_text(lua_State *L, mt_rt *rt, int arg, int n,
     case LUA_TTABLE:
       return marker_text(L, rt, arg, n, len);
     default:
-      break;
+      s = mt_lua_int64_text(L, arg, buf, size);
+      if (!s) break;
+      *len = strlen(s);
+      return s;
   }
   mt_lua_misuse(L, "parameter %d is a %s, which has no SQL form", n,
                 luaL_typename(L, arg));

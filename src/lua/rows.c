@@ -224,13 +224,13 @@ void mt_lua_push_rows(lua_State *L, mt_rt *rt, mt_req *req, mt_as as,
   rows = mt_result_rows(r);
   columns = s->columns;
   lua_createtable(L, rows, 0);
-  pause = (double)rows * columns > BIG_RESULT && lua_gc(L, LUA_GCISRUNNING);
-  if (pause) lua_gc(L, LUA_GCSTOP);
+  pause = (double)rows * columns > BIG_RESULT && mt_lua_gc_runs(L);
+  if (pause) mt_lua_gc(L, LUA_GCSTOP);
   for (i = 0; i < rows; i++) {
     push_row(L, rt, r, i, columns, names, s->types, as, json);
     lua_rawseti(L, -2, i + 1);
   }
-  if (pause) lua_gc(L, LUA_GCRESTART);
+  if (pause) mt_lua_gc(L, LUA_GCRESTART);
   set_info(L, r, s, rows);
   if (columns > 0) lua_replace(L, names);
   lua_settop(L, base + 1);

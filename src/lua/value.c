@@ -15,10 +15,11 @@ enum { MAX_DEPTH = 6 }; /* PostgreSQL's MAXDIM */
 static void push_integer(lua_State *L, const char *v, size_t len) {
   bool negative = len > 0 && *v == '-';
   size_t i = negative;
-  lua_Unsigned n = 0;
+  uint64_t n = 0;
   for (; i < len && v[i] >= '0' && v[i] <= '9'; i++)
-    n = n * 10 + (lua_Unsigned)(v[i] - '0');
-  if (i < len || len == 0) { /* no integer after all */
+    n = n * 10 + (uint64_t)(v[i] - '0');
+  /* no integer after all, or one that Lua has no number for */
+  if (i < len || len == 0 || n - negative > MT_LUA_INTEGER_MAX) {
     lua_pushlstring(L, v, len);
     return;
   }
@@ -61,7 +62,7 @@ static void push_escaped(lua_State *L, const char *v, size_t len) {
 }
 
 static void push_bytea(lua_State *L, const char *v, size_t len) {
-  luaL_Buffer b;
+  MT_LUA_BUFFER b;
   char *out;
   size_t i, n;
   if (len < 2 || v[0] != '\\' || v[1] != 'x') {
@@ -69,12 +70,12 @@ static void push_bytea(lua_State *L, const char *v, size_t len) {
     return;
   }
   n = (len - 2) / 2;
-  out = luaL_buffinitsize(L, &b, n);
+  out = mt_lua_bytes(L, &b, n);
   for (i = 0; i < n; i++) {
     int hi = hex(v[2 + 2 * i]), lo = hex(v[3 + 2 * i]);
     out[i] = (char)((hi < 0 ? 0 : hi) << 4 | (lo < 0 ? 0 : lo));
   }
-  luaL_pushresultsize(&b, n);
+  mt_lua_push_bytes(L, &b, n);
 }
 
 /* ---- JSON ------------------------------------------------------------------------------ */

@@ -1,7 +1,8 @@
 /*
- * A bare Lua interpreter for the specs under sanitizers: linked with their
+ * A bare Lua interpreter for the specs: under sanitizers, linked with their
  * runtime, so that nothing has to be preloaded, which every PostgreSQL server
- * and shell that a spec starts would inherit.
+ * and shell that a spec starts would inherit; and on LuaJIT, whose packages
+ * bring none.
  */
 #include <lauxlib.h>
 #include <lua.h>
@@ -9,7 +10,11 @@
 #include <stdio.h>
 
 static int traceback(lua_State *L) {
-  const char *message = luaL_tolstring(L, 1, NULL);
+  const char *message;
+  lua_getglobal(L, "tostring");
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 1);
+  message = lua_tostring(L, -1);
   luaL_traceback(L, L, message, 1);
   return 1;
 }
