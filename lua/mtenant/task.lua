@@ -11,6 +11,7 @@
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
+local unobserved = require "mtenant.unobserved"
 
 
 local co_create, co_resume = coroutine.create, coroutine.resume
@@ -20,7 +21,6 @@ local next_done, cancel_slot, post = core.next_done, core.cancel, core.post
 local now_ms, flush = core.now_ms, core.flush
 local unpack = table.unpack or unpack -- luacheck: ignore 143
 local select, type, setmetatable = select, type, setmetatable
-local newproxy = newproxy -- luacheck: ignore 113
 
 
 -- what a task of ours yields, to tell it from a user's own coroutine.yield
@@ -46,36 +46,6 @@ end
 ---@field done boolean
 local task_methods = {}
 local task_mt = { __name = "mtenant.task", __index = task_methods }
-local unobserved = setmetatable({}, { __mode = "k" })
-
-
--- a task that ended because it was cancelled did what it was asked to
-local function ended_as_asked(task)
-  local err = task.results[1]
-  return task.cancelled and errors.is(err) and err.code == "cancelled"
-end
-
-
-local function report(task)
-  unobserved[task] = nil
-  if task.observed or task.ok or ended_as_asked(task) then return end
-  task.observed = true
-  io.stderr:write("[mtenant] error in a task nobody awaited: ",
-                  task.traceback or tostring(task.results[1]), "\n")
-end
-
-
--- Says so when a failed task is forgotten. A field of those tasks only: an
--- object with a finalizer costs the collector more, and LuaJIT has none for
--- tables.
-local function guard(task)
-  if not newproxy then
-    return setmetatable({}, { __gc = function() report(task) end })
-  end
-  local proxy = newproxy(true)
-  getmetatable(proxy).__gc = function() report(task) end
-  return proxy
-end
 
 
 local function enqueue(task, ...)
@@ -101,8 +71,7 @@ local function finish(task, ok, ...)
   if not ok then
     task.traceback = debug.traceback(task.co, tostring((...)))
     last_traceback = task.traceback
-    unobserved[task] = true
-    task.guard = guard(task)
+    unobserved.add(task)
   end
   wake_joiners(task)
 end
@@ -367,7 +336,7 @@ end
 --- Waits for the task; returns its values, raises its error.
 function task_methods:await()
   self.observed = true
-  unobserved[self] = nil
+  unobserved.forget(self)
   if M.current() or not self.done then
     local stop = M.check("task:await")
     if stop then return nil, stop end
@@ -437,7 +406,7 @@ function M.run(fn, ...)
     end
   end
   M.report_unobserved()
-  unobserved[main] = nil
+  unobserved.forget(main)
   if not main.ok then error(main.results[1], 0) end
   return unpack(main.results, 1, main.results.n)
 end
@@ -473,7 +442,7 @@ end
 
 --- Tells of the tasks that failed and that nobody awaited.
 function M.report_unobserved()
-  for task in pairs(unobserved) do report(task) end
+  unobserved.report()
 end
 
 

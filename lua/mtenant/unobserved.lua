@@ -1,0 +1,61 @@
+--- Tasks that failed and that nobody has awaited: their errors are told, at the
+-- end of a run or when the task is forgotten, never lost.
+
+local errors = require "mtenant.errors"
+
+
+local newproxy = newproxy -- luacheck: ignore 113
+local tasks = setmetatable({}, { __mode = "k" })
+
+
+-- a task that ended because it was cancelled did what it was asked to
+local function ended_as_asked(task)
+  local err = task.results[1]
+  return task.cancelled and errors.is(err) and err.code == "cancelled"
+end
+
+
+local function report(task)
+  tasks[task] = nil
+  if task.observed or task.ok or ended_as_asked(task) then return end
+  task.observed = true
+  io.stderr:write("[mtenant] error in a task nobody awaited: ",
+                  task.traceback or tostring(task.results[1]), "\n")
+end
+
+
+-- Reports when the task is forgotten. A field of those tasks only: an object
+-- with a finalizer costs the collector more, and LuaJIT has none for tables.
+local function guard(task)
+  if not newproxy then
+    return setmetatable({}, { __gc = function() report(task) end })
+  end
+  local proxy = newproxy(true)
+  getmetatable(proxy).__gc = function() report(task) end
+  return proxy
+end
+
+
+local M = {}
+
+
+--- A task has failed.
+function M.add(task)
+  tasks[task] = true
+  task.guard = guard(task)
+end
+
+
+--- Somebody has heard of its error.
+function M.forget(task)
+  tasks[task] = nil
+end
+
+
+--- Tells of all that nobody has heard of.
+function M.report()
+  for task in pairs(tasks) do report(task) end
+end
+
+
+return M
