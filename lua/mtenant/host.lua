@@ -47,7 +47,7 @@ function M.attach(host)
   if attached and attached ~= host then
     errors.misuse(2, "attach: the loop is %s's already", attached.name)
   end
-  if task.current() then
+  if task.runs() then
     errors.misuse(2, "attach: a loop runs already")
   end
   local fd = core.pollfd()

@@ -82,4 +82,9 @@ function M.define_config(t)
 end
 
 
+if rawget(_G, "ngx") and type(_G.ngx.get_phase) == "function" then
+  task.set_host(require "mtenant.host.nginx")
+end
+
+
 return M

@@ -431,6 +431,7 @@ local M = {}
 ---@return mtenant.TenantManager|nil manager
 ---@return table|nil err
 function M.create(cfg)
+  task.prepare()
   local self = setmetatable({}, mt)
   self._config = config.define(cfg, { level = 3 })
   self._given = control.copy(cfg)

@@ -189,6 +189,7 @@ local function wait(task)
   if not task.guest then return co_yield(WAIT) end
   flush()
   host.busy()
+  if task.gone then error("the request has ended", 0) end
   while not task.values do host.wait(task.waiter) end
   local values = task.values
   task.values = nil
@@ -453,6 +454,12 @@ function M.current()
 end
 
 
+--- Does a task of ours run now, and its loop turn?
+function M.runs()
+  return current ~= nil
+end
+
+
 --- Is no task ready, and no operation under way?
 function M.idle()
   return ready_n == 0 and not core.engaged()
@@ -462,6 +469,12 @@ end
 --- The loop is somebody else's from now on: see host.lua.
 function M.set_host(given)
   host = given
+end
+
+
+--- Something is about to use the loop.
+function M.prepare()
+  if host and host.ready then host.ready() end
 end
 
 

@@ -67,7 +67,18 @@ static int live(lua_State *L) {
   return 1;
 }
 
+static void step_reactor(void *reactor) { mt_reactor_step(reactor); }
+
+/* step_pointer() -> a C function, and its argument: for a host in C, which
+ * need not go through Lua to step */
+static int step_pointer(lua_State *L) {
+  lua_pushlightuserdata(L, (void *)(uintptr_t)step_reactor);
+  lua_pushlightuserdata(L, mt_lua_rt(L)->real.reactor);
+  return 2;
+}
+
 const luaL_Reg mt_lua_loop_functions[] = {
     {"pollfd", pollfd}, {"step", step},       {"timeout_ms", timeout_ms},
     {"flush", flush},   {"engaged", engaged}, {"live", live},
+    {"step_pointer", step_pointer},
     {NULL, NULL}};

@@ -1,0 +1,138 @@
+--- nginx with lua-nginx-module (OpenResty): requests wait without holding up
+-- the worker. Nothing is to be called: `require "mtenant"` within nginx uses it.
+-- The loop of a worker's managers is one connection of nginx; who waits, waits
+-- on a semaphore. Used by mtenant.task; middleware is in host/nginx_http.lua.
+
+local core = require "mtenant.core"
+local errors = require "mtenant.errors"
+local host = require "mtenant.host"
+
+
+local ngx = ngx -- luacheck: ignore 113
+local get_phase, running = ngx.get_phase, coroutine.running
+local may_wait = core.may_wait
+
+-- the semaphore's own timer; who has waited so long waits on
+local PATIENCE_S = 3600
+
+-- where nginx lets Lua wait
+local MAY_WAIT = {
+  rewrite = true, access = true, content = true, timer = true,
+  server_rewrite = true, ssl_cert = true, ssl_session_fetch = true,
+  ssl_client_hello = true, preread = true,
+}
+
+local INSTEAD = "in the phase %s of nginx nothing can wait; use "
+  .. "ngx.timer.at(0, ...), or another phase"
+
+local KEY = {}      -- of ngx.ctx: what is known of a request's coroutines
+local WEAK = { __mode = "k" }
+local spare = {}    -- semaphores that nobody waits on
+local module        -- mtenant.nginx, once the worker is attached
+local attached      -- keeps the loop watched
+local new_semaphore, this_request -- of lua-resty-core
+
+
+local M = { name = "nginx" }
+
+
+-- a request has ended, however it did: what its coroutines wait for is not
+-- wanted any more, and what they held is given back
+local function on_end(store)
+  for who, guest in pairs(store) do
+    if type(who) == "thread" then
+      guest.gone = true
+      if guest.slot then core.cancel(guest.slot, "cancelled") end
+      for lease in pairs(guest.leases or {}) do lease:release() end
+    end
+  end
+end
+
+
+--- Attaches to this worker's loop; done at the first use.
+function M.ready()
+  if attached then return end
+  if get_phase() == "init" then
+    errors.misuse(3, "init_by_lua runs in nginx's master process: make "
+      .. "managers in init_worker_by_lua")
+  end
+  new_semaphore = require("ngx.semaphore").new
+  local base, ffi = require "resty.core.base", require "ffi"
+  this_request = function()
+    return tonumber(ffi.cast("uintptr_t", base.get_request()))
+  end
+  module = require "mtenant.nginx"
+  local fd = host.attach(M)
+  local step, reactor = core.step_pointer()
+  attached = module.attach(fd, step, reactor, on_end)
+end
+
+
+--- What is known of the request that runs now; nil where there is none.
+---@return table|nil
+function M.home()
+  local ok, ctx = pcall(function() return ngx.ctx end)
+  if not ok or not ctx then return nil end
+  local store = ctx[KEY]
+  if not store then
+    store = setmetatable({}, WEAK)
+    ctx[KEY] = store
+  end
+  return store
+end
+
+
+-- ngx.ctx does not live on over an internal redirect; the request does
+local function new_store()
+  local store = M.home()
+  if store and not store.watched then
+    store.watched = true
+    module.watch(attached, this_request(), store)
+  end
+  return store
+end
+
+
+function M.here()
+  local phase = get_phase()
+  if not MAY_WAIT[phase] then return nil, INSTEAD:format(phase) end
+  M.ready()
+  local co = running()
+  if not may_wait(co) then
+    return nil, "it can't across a C call (table.sort, string.gsub)"
+  end
+  local store = ngx.ctx[KEY]
+  if not (store and store.watched) then store = new_store() end
+  return co, store
+end
+
+
+function M.waiter() return {} end
+
+
+function M.wait(waiter)
+  local n = #spare
+  local semaphore = spare[n]
+  if n > 0 then
+    spare[n] = nil
+  else
+    semaphore = assert(new_semaphore())
+  end
+  waiter.semaphore = semaphore
+  semaphore:wait(PATIENCE_S)
+  waiter.semaphore = nil
+  -- one that was posted late wakes the next one for nothing, once
+  spare[#spare + 1] = semaphore
+end
+
+
+function M.wake(waiter)
+  local semaphore = waiter.semaphore
+  if semaphore then semaphore:post(1) end
+end
+
+
+function M.busy() M.ready() end
+
+
+return M
