@@ -20,6 +20,8 @@ local misuse = errors.misuse
 ---@field tenant_id string
 local methods = {}
 
+local WEAK = { __mode = "k" }
+
 
 -- a plain statement: the core takes it as it is
 local function start(self, sql, as, timeout_ms, json, ...)
@@ -35,7 +37,14 @@ end
 function methods:_acquire()
   local slot, err = self._h:acquire()
   if not slot then return nil, err end
-  return await(slot)
+  local lease
+  lease, err = await(slot)
+  local now = lease and task.current()
+  if now and now.guest then -- it may go without an end: see host/nginx.lua
+    now.leases = now.leases or setmetatable({}, WEAK)
+    now.leases[lease] = true
+  end
+  return lease, err
 end
 
 
