@@ -220,7 +220,9 @@ static load measure(mt_pool *p, double now) {
     l.usable++;
     l.loaded += mt_conn_depth(s->conn) >= MT_DEPTH_GROW;
     l.stalled += mt__slot_stalled(s, now, MT_STALLED_MS);
-    l.slow += mt__slot_stalled(s, now, MT_SLOW_MS);
+    /* is slow, or will be as far as one knows */
+    l.slow += mt__slot_stalled(s, now, MT_SLOW_MS) ||
+              (s->alone > 0 && s->ahead_ms >= MT_SLOW_MS);
   }
   return l;
 }
