@@ -243,6 +243,7 @@ typedef struct mt_manager_config {
       max_lifetime_ms, cancel_timeout_ms, statement_timeout_ms,
       idle_transaction_timeout_ms; /* the last: 0, the server's */
   int max_connections;             /* 0: "auto" */
+  int processes; /* that share the server's budget evenly; 0 is 1 */
   int max_tenants_touched;
   mt_retry_policy retry;
   bool dedicated, verify_schema;

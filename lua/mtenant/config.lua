@@ -20,6 +20,11 @@ local MAX_POOLS = { shared = 10000, dedicated = 50 }
 local M = {}
 
 
+--- Processes that share a budget, where the configuration does not say: a host
+-- that runs several sets it.
+M.processes = 1
+
+
 --- Ids that fail this pattern are refused before any I/O.
 M.ID_PATTERN = "^[%w_.@:-]+$"
 
@@ -165,6 +170,7 @@ local TRAILING = {
   { "connection.password", kind = { "string", "function" } },
   { "connection.max_connections", kind = { "integer", "string" }, min = 1,
     enum = { "auto" }, default = "auto" },
+  { "connection.processes", kind = "integer", min = 1 },
   { "connection.pooler", kind = "string", enum = { "transaction" } },
   { "connection.statement_timeout_ms", kind = "number", min = 0 },
   { "connection.cancel_timeout_ms", kind = "number", min = 0,
@@ -354,6 +360,7 @@ function M.flatten(cfg)
     idle_transaction_timeout_ms = c.idle_transaction_timeout_ms,
     max_connections = type(c.max_connections) == "number" and c.max_connections
       or 0,
+    processes = c.processes or M.processes,
     max_attempts = tries.max_attempts,
     initial_delay_ms = tries.initial_delay_ms,
     max_delay_ms = tries.max_delay_ms,

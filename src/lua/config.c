@@ -79,6 +79,7 @@ void mt_lua_read_config(lua_State *L, mt_manager_config *c, const char **path) {
   c->cancel_timeout_ms = num(L, "cancel_timeout_ms", c->cancel_timeout_ms);
   c->idle_transaction_timeout_ms = num(L, "idle_transaction_timeout_ms", 0);
   c->max_connections = (int)num(L, "max_connections", 0);
+  c->processes = (int)num(L, "processes", 1);
   c->max_tenants_touched =
       (int)num(L, "max_tenants_touched", c->max_tenants_touched);
   c->retry.max_attempts = (int)num(L, "max_attempts", c->retry.max_attempts);

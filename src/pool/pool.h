@@ -108,8 +108,9 @@ typedef struct mt_lease {
 
 /* server.c ----------------------------------------------------------------- */
 
-/* The budget of one server; max 0 is "auto". NULL when memory is short. */
-mt_server *mt_server_new(const char *name, int max);
+/* The budget of one server; max 0 is "auto", of which each of so many
+ * processes takes its part. NULL when memory is short. */
+mt_server *mt_server_new(const char *name, int max, int processes);
 void mt_server_free(mt_server *s); /* no pool may be left */
 void mt_server_set_breaker(mt_server *s, const mt_breaker_options *o);
 mt_breaker_state mt_server_breaker_state(const mt_server *s);

@@ -44,6 +44,7 @@ typedef struct mt_samples {
 struct mt_server {
   char *name;
   int max;        /* 0: auto */
+  int processes;  /* that divide what is free among them */
   int cap;        /* connections allowed now */
   int open;       /* slots of all pools, connecting ones included */
   int connecting; /* handshakes cost CPU on the loop: few at a time */

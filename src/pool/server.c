@@ -32,7 +32,13 @@ enum { AUTO_START = 4 };
   "pg_catalog.pg_database d where datname = "                                \
   "pg_catalog.current_database() and datconnlimit >= 0)::int) / 2))"
 
-mt_server *mt_server_new(const char *name, int max) {
+/* This process's part of what all of them may have. */
+static int part_of(const mt_server *s, int all) {
+  int part = all / s->processes;
+  return part > 0 ? part : 1;
+}
+
+mt_server *mt_server_new(const char *name, int max, int processes) {
   mt_server *s = mt_calloc(sizeof *s);
   if (!s) return NULL;
   s->name = mt_strdup(name);
@@ -41,9 +47,10 @@ mt_server *mt_server_new(const char *name, int max) {
     return NULL;
   }
   s->max = max;
+  s->processes = processes > 0 ? processes : 1;
   mt_breaker_options_init(&s->breaker);
   mt_retry_budget_init(&s->retry_budget);
-  s->cap = max > 0 ? max : AUTO_START;
+  s->cap = max > 0 ? max : part_of(s, AUTO_START);
   return s;
 }
 
@@ -174,7 +181,7 @@ static void on_limits(mt_req *req) {
   mt_result *r = mt_req_result(req);
   if (s->max == 0 && !req->err && r && mt_result_rows(r) == 1 &&
       (v = mt_result_value(r, 0, 0)))
-    s->cap = atoi(v);
+    s->cap = part_of(s, atoi(v));
   if (s->cap < 1) s->cap = 1;
   mt_req_free(req);
 }

@@ -93,8 +93,11 @@ bool mt_manager_quiet(const mt_manager *m, const char *id) {
 enum { POOLED_MAX_CONNECTIONS = 20 };
 
 int mt__max_connections(const mt_manager_config *c) {
-  if (c->max_connections > 0 || !c->pooled) return c->max_connections;
-  return POOLED_MAX_CONNECTIONS;
+  int all = c->max_connections, part;
+  if (all == 0 && c->pooled) all = POOLED_MAX_CONNECTIONS;
+  if (all == 0) return 0;
+  part = c->processes > 1 ? all / c->processes : all;
+  return part > 0 ? part : 1;
 }
 
 mt_pool_options mt__pool_options(const mt_manager_config *c) {

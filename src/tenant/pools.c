@@ -16,7 +16,8 @@ static mt_server *server_for(mt_manager *m, const char *name) {
   e = mt_calloc(sizeof *e + len + 1);
   if (!e) return NULL;
   memcpy(e->name, name, len);
-  e->server = mt_server_new(name, mt__max_connections(&m->cfg));
+  e->server =
+      mt_server_new(name, mt__max_connections(&m->cfg), m->cfg.processes);
   if (!e->server) {
     mt_free(e);
     return NULL;

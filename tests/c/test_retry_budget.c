@@ -14,7 +14,7 @@ typedef struct fixture {
 static void begin(fixture *f) {
   mt_pool_options o = {.max = 1, .max_waiting = 1};
   f->r = mt_manual_new();
-  f->server = mt_server_new("s", 1);
+  f->server = mt_server_new("s", 1, 1);
   assert_non_null(f->server);
   assert_int_equal(mt_endpoint_parse("host=/nowhere dbname=x", &f->ep, NULL),
                    0);

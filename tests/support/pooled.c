@@ -31,7 +31,7 @@ static void make_pool(mt_pooled *p, const char *url) {
 void mt_pooled_open(mt_pooled *p, const char *url, int budget) {
   mt_endpoint *ep = NULL;
   assert_int_equal(mt_endpoint_parse(url, &ep, NULL), MT_OK);
-  p->server = mt_server_new(ep->server, budget);
+  p->server = mt_server_new(ep->server, budget, 1);
   assert_non_null(p->server);
   p->owns_server = true;
   mt_endpoint_unref(ep);

@@ -61,6 +61,7 @@ function M.ready()
   this_request = function()
     return tonumber(ffi.cast("uintptr_t", base.get_request()))
   end
+  require("mtenant.config").processes = ngx.worker.count()
   module = require "mtenant.nginx"
   local fd = host.attach(M)
   local step, reactor = core.step_pointer()
