@@ -142,6 +142,17 @@ function methods:get_shared_db()
 end
 
 
+--- Can there be such a tenant? Checks the id only, without I/O.
+---@param id string
+---@return boolean|nil ok
+---@return table|nil err  as manager:get_db
+function methods:check(id)
+  local db, err = self._manager:get_db(id)
+  if not db then return nil, err end
+  return true
+end
+
+
 --- Does the caller work for a tenant?
 ---@return boolean
 function methods:is_in_tenant_context()

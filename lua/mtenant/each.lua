@@ -57,6 +57,7 @@ local function each(list, concurrency, fn)
                   results = {}, errors = {} }
   state.results.n = state.n
   local workers, limit = {}, math.min(concurrency, state.n)
+  caller.workers = workers -- a guest may go without an end
   local function start_one()
     if #workers == limit or state.next > state.n then return end
     local worker = task.spawn(each_worker(state, start_one))
@@ -81,6 +82,7 @@ local function each(list, concurrency, fn)
     end
     if not workers[i].ok then state.raised = { workers[i].results[1] } end
   end
+  caller.workers = nil
   if state.raised then error(state.raised[1], 0) end
   stop = caller.cancelled or caller.expired
   if stop then return nil, stop end

@@ -49,6 +49,13 @@ function M.json(value)
 end
 
 
+--- Encodes JSON; raises where there is no library for it.
+---@return string
+function M.encode(value)
+  return assert(load_json().encode(value))
+end
+
+
 --- Decodes JSON; used for `json = "decode"`.
 function M.decode(text)
   local value, err = load_json().decode(text)

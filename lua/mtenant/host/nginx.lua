@@ -1,7 +1,7 @@
 --- nginx with lua-nginx-module (OpenResty): requests wait without holding up
--- the worker. Nothing is to be called: `require "mtenant"` within nginx uses it.
--- The loop of a worker's managers is one connection of nginx; who waits, waits
--- on a semaphore. Used by mtenant.task; middleware is in host/nginx_http.lua.
+-- the worker. Nothing is to be attached: `require "mtenant"` finds itself in
+-- nginx. The loop of a worker's managers is one connection of nginx; who
+-- waits, waits on a semaphore.
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
@@ -44,6 +44,7 @@ local function on_end(store)
       guest.gone = true
       if guest.slot then core.cancel(guest.slot, "cancelled") end
       for lease in pairs(guest.leases or {}) do lease:release() end
+      for _, worker in ipairs(guest.workers or {}) do worker:cancel() end
     end
   end
 end
@@ -134,6 +135,47 @@ end
 
 
 function M.busy() M.ready() end
+
+
+-- ---- for requests -----------------------------------------------------------
+
+local function answer(status, body)
+  ngx.status = status
+  ngx.header["Content-Type"] = "application/json"
+  if status == 503 then ngx.header["Retry-After"] = "1" end
+  ngx.say(require("mtenant.markers").encode(body))
+  return ngx.exit(status)
+end
+
+
+--- Middleware for access_by_lua (or the start of content_by_lua): finds the
+-- request's tenant, and enters its context to the end of the request. Answers
+-- 400, 403, 500 or 503 with JSON where it can't.
+---@param opts table  of mtenant.middleware; its functions get `ngx`
+---@return fun()
+function M.middleware(opts)
+  local enter = require("mtenant.middleware").new(opts)
+  return function()
+    local ok, status, body = enter(ngx)
+    if not ok then return answer(status, body) end
+  end
+end
+
+
+--- A content handler that answers with a manager's health as JSON: 200, or 503
+-- where it is not healthy.
+---@param manager mtenant.TenantManager
+---@param opts? table  of manager:health_check
+---@return fun()
+function M.health(manager, opts)
+  return function()
+    local health, err = manager:health_check(opts)
+    if not health then
+      return answer(503, { healthy = false, error = err.code })
+    end
+    return answer(health.healthy and 200 or 503, health)
+  end
+end
 
 
 return M
