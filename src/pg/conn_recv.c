@@ -133,7 +133,10 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
   mt_error *e = mt__result_error(c, res);
   int kind = req->step < req->nsteps ? req->steps[req->step] : MT_STEP_USER;
   /* a pooler's FATAL says nothing about what the server did before */
-  if (e->severity[0] == 'F' || e->severity[0] == 'P') c->fatal = !c->opt.pooled;
+  if (e->severity[0] == 'F' || e->severity[0] == 'P') {
+    c->fatal = !c->opt.pooled;
+    if (kind != MT_STEP_USER) req->not_run = true;
+  }
   if (kind == MT_STEP_SCOPE || kind == MT_STEP_FENCE) {
     e = scope_failed(c, req, e);
   } else if (kind == MT_STEP_PREPARE) {

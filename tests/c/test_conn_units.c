@@ -173,6 +173,8 @@ static void dirty_session_is_refused_and_retired(void **state) {
     mt_answer trace, next;
     fixture f;
     begin(&f);
+    mt_client_expect(&f.c, f.a, "SELECT 1",
+                     "1"); /* the schema's OID is known */
     mt_client_run(&f.c, &trace, 0, NULL, traces[i]);
     mt_answer_text(&trace);
     assert_false(f.c.conn->retire);
