@@ -77,8 +77,11 @@ static int step_pointer(lua_State *L) {
   return 2;
 }
 
-const luaL_Reg mt_lua_loop_functions[] = {
-    {"pollfd", pollfd}, {"step", step},       {"timeout_ms", timeout_ms},
-    {"flush", flush},   {"engaged", engaged}, {"live", live},
-    {"step_pointer", step_pointer},
-    {NULL, NULL}};
+const luaL_Reg mt_lua_loop_functions[] = {{"pollfd", pollfd},
+                                          {"step", step},
+                                          {"timeout_ms", timeout_ms},
+                                          {"flush", flush},
+                                          {"engaged", engaged},
+                                          {"live", live},
+                                          {"step_pointer", step_pointer},
+                                          {NULL, NULL}};

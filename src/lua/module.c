@@ -449,6 +449,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_lease_register(L);
   mt_lua_lazy_register(L);
   mt_lua_watch_register(L);
+  mt_lua_pump_register(L);
   lua_newtable(L);
   push_rt(L);
   luaL_setfuncs(L, functions, 1);
@@ -456,6 +457,8 @@ int luaopen_mtenant_core(lua_State *L) {
   luaL_setfuncs(L, mt_lua_ops_functions, 1);
   push_rt(L);
   luaL_setfuncs(L, mt_lua_loop_functions, 1);
+  push_rt(L);
+  luaL_setfuncs(L, mt_lua_pump_functions, 1);
   push_rt(L);
   luaL_setfuncs(L, mt_lua_virtual_functions, 1);
   lua_pushlightuserdata(L, NULL);

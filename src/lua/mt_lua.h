@@ -173,6 +173,10 @@ extern const luaL_Reg mt_lua_virtual_functions[];
 /* loop.c */
 extern const luaL_Reg mt_lua_loop_functions[];
 
+/* pump.c */
+extern const luaL_Reg mt_lua_pump_functions[];
+void mt_lua_pump_register(lua_State *L);
+
 /* ops.c */
 mt_op *mt_op_new(lua_State *L, mt_op_kind kind);
 /* Its result is there (takes err's reference); it is delivered this turn. */

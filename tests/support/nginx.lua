@@ -55,7 +55,7 @@ http {
   access_log off; client_body_temp_path @dir@/body; proxy_temp_path @dir@/proxy;
   fastcgi_temp_path @dir@/f; uwsgi_temp_path @dir@/u; scgi_temp_path @dir@/s;
   lua_package_path "@here@/lua/?.lua;@here@/lua/?/init.lua;@here@/?.lua;;";
-  lua_package_cpath "@build@/lib/luajit/?.so;;";
+  lua_package_cpath "@so@/?.so;;";
   lua_shared_dict results 1m;
   @http@
   server { listen unix:@dir@/http.sock; @server@ }
@@ -63,15 +63,26 @@ http {
 ]]
 
 
+-- the core alone, as where nobody has nginx's headers
+local function core_alone(dir, build)
+  sh(("mkdir -p %s/lib/mtenant && cp %s/lib/luajit/mtenant/core.so %s/lib/mtenant/")
+    :format(dir, build, dir))
+  return dir .. "/lib"
+end
+
+
 --- Starts one.
----@param given table  http, server: configuration; workers: 1
+---@param given table  http, server, main: configuration; workers: 1;
+--  headers: false: without the module that is built against nginx's headers
 function M.start(given)
   local here, build = paths()
   local self = setmetatable({ dir = sh("mktemp -d") }, mt)
   local values = {
-    dir = self.dir, here = here, build = build, workers = given.workers or 1,
+    dir = self.dir, here = here, workers = given.workers or 1,
     modules = load_modules(), http = given.http or "", main = given.main or "",
     server = given.server,
+    so = given.headers == false and core_alone(self.dir, build)
+      or build .. "/lib/luajit",
     user = sh("id -u") == "0" and "user root;" or "",
   }
   local text = TEMPLATE:gsub("@(%l+)@", function(key) return values[key] end)

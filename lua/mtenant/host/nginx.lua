@@ -50,6 +50,40 @@ local function on_end(store)
 end
 
 
+-- Where the module for this nginx was not built, a thread tells by a socket
+-- that there is something to do; and a request whose client has gone is heard
+-- of where `lua_check_client_abort` is on.
+local without_headers = {}
+
+
+function without_headers.attach(fd)
+  local pump = core.pump(fd)
+  assert(ngx.timer.at(0, function()
+    local socket = ngx.socket.tcp()
+    socket:settimeout(1000) -- the worker's end waits for it
+    assert(socket:connect("unix:" .. pump:path()))
+    repeat
+      local byte, err = socket:receive(1)
+      if byte then
+        core.step()
+        pump:stepped()
+      end
+      local leaving = ngx.worker.exiting() and host.idle()
+    until leaving or not byte and err ~= "timeout"
+    socket:close()
+  end))
+  return pump
+end
+
+
+function without_headers.watch(_, _, store)
+  pcall(ngx.on_abort, function()
+    on_end(store)
+    ngx.exit(499)
+  end)
+end
+
+
 --- Attaches to this worker's loop; done at the first use.
 function M.ready()
   if attached then return end
@@ -63,8 +97,18 @@ function M.ready()
     return tonumber(ffi.cast("uintptr_t", base.get_request()))
   end
   require("mtenant.config").processes = ngx.worker.count()
-  module = require "mtenant.nginx"
+  local found
+  found, module = pcall(require, "mtenant.nginx")
+  -- built for another nginx: that is a mistake to be told
+  if not found and not tostring(module):find("not found", 1, true) then
+    error(module, 0)
+  end
   local fd = host.attach(M)
+  if not found then
+    module = without_headers
+    attached = module.attach(fd)
+    return
+  end
   local step, reactor = core.step_pointer()
   attached = module.attach(fd, step, reactor, on_end)
 end

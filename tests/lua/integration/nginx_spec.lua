@@ -33,7 +33,7 @@ describe("mtenant in nginx", function()
     given = given or {}
     web = nginx.start({
       http = fill(given.http or MANAGER), server = fill(server),
-      main = given.main, workers = given.workers,
+      main = given.main, workers = given.workers, headers = given.headers,
     })
     return web
   end
@@ -45,25 +45,32 @@ describe("mtenant in nginx", function()
     env.eventually("no backend is left", function() return env.count() == 0 end)
   end)
 
-  it("does all that it does anywhere", function()
-    start([[
-      location / { content_by_lua_block {
-        require("tests.host.suite").run {
-          mtenant = mtenant, url = "@url@", say = ngx.say,
-          start = function(fn) ngx.thread.spawn(fn) end,
-          pause = function(ms) ngx.sleep(ms / 1000) end,
-        }
-      } }]])
-    local ok = 0
-    for line in web:get("/"):gmatch("[^\n]+") do
-      if line:find("^ok ") then
-        ok = ok + 1
-      else
-        assert.equal("end", line)
+  for name, headers in pairs({ ["does all that it does anywhere"] = true,
+      ["does so without a module for nginx's headers, too"] = false }) do
+    it(name, function()
+      start([[
+        location / { content_by_lua_block {
+          require("tests.host.suite").run {
+            mtenant = mtenant, url = "@url@", say = ngx.say,
+            start = function(fn) ngx.thread.spawn(fn) end,
+            pause = function(ms) ngx.sleep(ms / 1000) end,
+          }
+        } }
+        location /attached { content_by_lua_block {
+          ngx.say(package.loaded["mtenant.nginx"] ~= nil) } }]],
+        { headers = headers })
+      local ok = 0
+      for line in web:get("/"):gmatch("[^\n]+") do
+        if line:find("^ok ") then
+          ok = ok + 1
+        else
+          assert.equal("end", line)
+        end
       end
-    end
-    assert.is_true(ok >= 25)
-  end)
+      assert.is_true(ok >= 25)
+      assert.equal(tostring(headers), (web:get("/attached")))
+    end)
+  end
 
   it("waits in the phases that can, and says why in the others", function()
     start([[
@@ -122,7 +129,7 @@ describe("mtenant in nginx", function()
                    (web:get("/init")))
   end)
 
-  it("stops what a client waits for no longer", function()
+  local function is_abandoned(headers)
     start([[
       lua_check_client_abort on;
       location /query { content_by_lua_block {
@@ -141,7 +148,7 @@ describe("mtenant in nginx", function()
       location /tasks { content_by_lua_block {
         mtenant.each({ 1, 2, 3 }, 3, function()
           return manager:get_db("acme"):query("SELECT pg_sleep(30)")
-        end) } }]])
+        end) } }]], { headers = headers })
     for _, path in ipairs({ "/query", "/transaction", "/session", "/tasks" }) do
       web:get(path, "-m 0.5")
       env.eventually(path .. " is over", function()
@@ -150,6 +157,14 @@ describe("mtenant in nginx", function()
     end
     assert.equal("", env.sql("SELECT to_regclass('t_acme.unfinished')"))
     assert.equal("", web:complaints())
+  end
+
+  it("stops what a client waits for no longer", function()
+    is_abandoned(true)
+  end)
+
+  it("stops it by on_abort where there are no headers", function()
+    is_abandoned(false)
   end)
 
   it("is reloaded without a failed request, and leaves no connection", function()
@@ -210,7 +225,7 @@ describe("mtenant in nginx", function()
     local body, status = web:get("/")
     assert.equal(400, status)
     assert.equal('{"error":"Tenant ID is required"}', body)
-    _, status = web:get("/", "-H 'X-Tenant: no such; id'")
+    status = select(2, web:get("/", "-H 'X-Tenant: no such; id'"))
     assert.equal(400, status)
     body, status = web:get("/", "-H 'X-Tenant: initech'")
     assert.equal(403, status)
