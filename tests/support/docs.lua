@@ -10,6 +10,7 @@
 --   lua norun       only compiled
 --   c program       compiled against mtenant.h and libmtenant, then run
 --   sh run          run by bash -e, with mtenant-run on the PATH
+--   sh luajit       the same, where LuaJIT (nginx's) finds the module
 --   text output     what the example before it prints, to the letter
 --
 -- Before each example the database is made anew: schemas tenant_acme and
@@ -268,13 +269,16 @@ end
 
 
 function examples.sh(page, block, output)
-  if not block.info.run then
+  if not (block.info.run or block.info.luajit) then
     return
   end
   t.write("example.sh", block.text)
   reset_database()
-  local status, out = t.run(("env PATH=%s bash -e example.sh"):format(
-    quote(t.build .. "/bin:" .. os.getenv("PATH"))))
+  local env = "PATH=" .. quote(t.build .. "/bin:" .. os.getenv("PATH"))
+  if block.info.luajit then
+    env = env .. " LUA_CPATH=" .. quote(t.build .. "/lib/luajit/?.so;;")
+  end
+  local status, out = t.run(("env %s bash -e example.sh"):format(env))
   report(at(page, block.line), status, out, output)
 end
 
