@@ -101,7 +101,11 @@ typedef struct mt_error {
   char sqlstate[6]; /* "" unless the server said one */
   char severity[12];
   char *detail, *hint, *statement, *server; /* NULL when absent */
-  char message[];                           /* one line, no secrets */
+#ifdef __cplusplus
+  char message[1]; /* longer than that: C++ has no such arrays */
+#else
+  char message[]; /* one line, no secrets */
+#endif
 } mt_error;
 
 /* "refused" for MT_E_REFUSED ..., "ok" for MT_OK. Never NULL. */
