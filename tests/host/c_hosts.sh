@@ -48,7 +48,7 @@ export LUA_PATH="$work/tree/share/lua/5.4/?.lua;$work/tree/share/lua/5.4/?/init.
 export LUA_CPATH= # the module comes with the library
 
 sanitize=()
-if nm -D "$LD_LIBRARY_PATH/libmtenant.so" | grep -q __asan_init; then
+if nm -D "$LD_LIBRARY_PATH/libmtenant.so" | grep __asan_init >/dev/null; then
   sanitize=(-fsanitize=address,undefined -g)
 fi
 cc=(cc -std=c11 -Wall -Wextra -pedantic -Werror "${sanitize[@]}")
