@@ -204,6 +204,13 @@ run_docs() {
   fi
 }
 
+run_c_hosts() { # suite, preset
+  local log=$work/log
+  timeout -k 10 600 tests/host/c_hosts.sh "build/$2" >"$log" 2>&1 </dev/null
+  report "$1" "$(sum 's/^\([0-9]*\) passed, [0-9]* failed$/\1/p' "$log")" \
+    "$(sum 's/^[0-9]* passed, \([0-9]*\) failed$/\1/p' "$log")" "$log"
+}
+
 run_isolation() { # suite, preset
   local log=$work/log
   MT_BUILD_DIR=$PWD/build/$2 timeout -k 10 900 tests/isolation/run.sh \
@@ -243,6 +250,7 @@ run_c_tests "C tests" release
 $quick || run_valgrind
 run_specs "specs" release lua5.4 ! -name 'fault_matrix_*'
 run_specs "fault matrix" release lua5.4 -name 'fault_matrix_*'
+run_c_hosts "C hosts" release
 run_isolation isolation release
 run_bench
 $quick || run_fuzz
@@ -252,6 +260,7 @@ run_layers
 run_docs
 sanitizer_options
 run_c_tests "C tests, sanitizers" asan
+run_c_hosts "C hosts, sanitizers" asan
 # what waits for long or for real time, and what is about others' programs, ran
 # above
 run_specs "specs, sanitizers" asan build/asan/tests/lua-host \

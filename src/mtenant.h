@@ -2,11 +2,28 @@
  * mtenant.h: the public C API of libmtenant.
  *
  * An embedded runtime for multi-tenant PostgreSQL: pooled asynchronous
- * connections, retry and tenant routing. Everything runs on one thread, the
- * thread of the event loop; no call blocks. Names that start with `mt_` are
- * the only exported ones. Durations are milliseconds (double) and end in
- * `_ms`. Unless said otherwise a string argument is copied, a returned string
- * belongs to the object it was read from.
+ * connections, retry and tenant routing. Names that start with `mt_` are the
+ * only exported ones. What holds for every function:
+ *
+ *   Threads      Everything runs on one thread, the thread of the event loop:
+ *                calls are made there, and callbacks run there. No call
+ *                blocks. Two reactors on two threads share nothing.
+ *   Callbacks    run from the loop, never from within the call that they are
+ *                given to. They may call anything but mt_manager_free and
+ *                mt_reactor_free.
+ *   Results      A call that may fail returns MT_OK or a negative MT_E_*. Then
+ *                it has done nothing, calls nobody back, and has stored an
+ *                error in *err, which the caller frees by mt_error_unref; err
+ *                may be NULL.
+ *   Ownership    String arguments are copied. A returned string belongs to the
+ *                object it was read from. What a callback is given is valid
+ *                until it returns.
+ *   Time         Durations are milliseconds (double) and end in `_ms`.
+ *   Text         UTF-8, ended by NUL.
+ *   Structs      that a caller fills in only ever grow at their end, and say
+ *                how long they are where they may (mt_manager_config,
+ *                mt_stats). Any other change is another MT_ABI_VERSION, and
+ *                another soname. Zero a struct before filling it in.
  */
 #ifndef MTENANT_H
 #define MTENANT_H
@@ -27,6 +44,18 @@ extern "C" {
 #else
 #define MT_API
 #endif
+
+/* ---- versions ----------------------------------------------------------- */
+
+/* Of the library that runs: "0.1.0", and its MT_ABI_VERSION. */
+MT_API const char *mt_version(void);
+MT_API int mt_abi_version(void);
+
+/* MT_OK if the library that runs is one for this header. To be asked first by
+ * who loads the library at run time; the linker sees to it otherwise. */
+static inline int mt_check_abi(int wanted) {
+  return mt_abi_version() == wanted ? 0 : -20; /* MT_E_MISUSE */
+}
 
 /* ---- errors ------------------------------------------------------------ */
 
@@ -72,10 +101,16 @@ typedef struct mt_error {
   char sqlstate[6]; /* "" unless the server said one */
   char severity[12];
   char *detail, *hint, *statement, *server; /* NULL when absent */
-  char message[];                           /* one line, no secrets */
+#ifdef __cplusplus
+  char message[1]; /* longer than that: C++ has no such arrays */
+#else
+  char message[]; /* one line, no secrets */
+#endif
 } mt_error;
 
+/* "refused" for MT_E_REFUSED ..., "ok" for MT_OK. Never NULL. */
 MT_API const char *mt_code_name(int code);
+/* One reference more, which mt_error_unref gives back. */
 MT_API mt_error *mt_error_ref(const mt_error *err);
 MT_API void mt_error_unref(const mt_error *err); /* NULL is allowed */
 
@@ -113,9 +148,16 @@ typedef struct mt_reactor mt_reactor;
 struct ev_loop;
 
 /*
- * A reactor on libev. With `loop` it uses the caller's loop, which must
- * outlive it and run on the same thread; with NULL it makes its own.
- * Returns MT_OK or MT_E_OUT_OF_MEMORY.
+ * A reactor on libev. With NULL it makes a loop of its own, to be turned by
+ * mt_reactor_run_once. With `loop` it uses the caller's, which it never runs,
+ * breaks or destroys, and whose thread all calls are made on. Returns MT_OK or
+ * MT_E_OUT_OF_MEMORY. A host should use mt_reactor_ev_attach instead.
+ *
+ * What nobody waits for (idle connections, maintenance) does not keep ev_run
+ * from returning; what is under way does. If the loop is destroyed before the
+ * reactor is freed, the reactor goes on with a loop of its own: dispose of the
+ * managers then, calling mt_reactor_run_once until they are gone. After fork
+ * the child may only use a reactor that was made in it.
  */
 MT_API int mt_reactor_ev_new(struct ev_loop *loop, mt_reactor **out);
 /*
@@ -135,13 +177,48 @@ MT_API void mt_reactor_step(mt_reactor *r);
  * become readable, -1: nothing. For loops that like to know; the descriptor
  * says the same. */
 MT_API double mt_reactor_timeout_ms(mt_reactor *r);
-/* Only when everything made on it is gone. */
+/* Only when everything made on it is gone. NULL is allowed. */
 MT_API void mt_reactor_free(mt_reactor *r);
 /* One turn; with `block` it may wait for events. For reactors that own their
- * loop. */
+ * loop; does nothing on a host's. */
 MT_API void mt_reactor_run_once(mt_reactor *r, bool block);
 /* Monotonic milliseconds. */
 MT_API double mt_reactor_now(mt_reactor *r);
+
+/* How a program has compiled libev's header. */
+typedef struct mt_ev_abi {
+  size_t size; /* of this struct */
+  int version_major, multiplicity, minpri, maxpri;
+  size_t io_size, timer_size;
+  void (*io_start)(void); /* ev_io_start, whatever its type */
+} mt_ev_abi;
+
+/* mt_reactor_ev_attach, for who can't call an inline function. */
+MT_API int mt_reactor_ev_attach_abi(struct ev_loop *loop, const mt_ev_abi *abi,
+                                    mt_reactor **out, mt_error **err);
+
+/*
+ * As mt_reactor_ev_new on the host's loop, which may not be NULL, but first
+ * compares how the host's file and this library see libev: EV_MULTIPLICITY,
+ * EV_COMMON, the priorities, or another copy of libev in the process would
+ * crash otherwise. MT_E_MISUSE says what differs; nothing is touched then.
+ * There only where ev.h was included before this header.
+ */
+#if defined(EV_VERSION_MAJOR)
+static inline int mt_reactor_ev_attach(struct ev_loop *loop, mt_reactor **out,
+                                       mt_error **err) {
+  mt_ev_abi abi;
+  abi.size = sizeof abi;
+  abi.version_major = EV_VERSION_MAJOR;
+  abi.multiplicity = !!(EV_MULTIPLICITY);
+  abi.minpri = EV_MINPRI;
+  abi.maxpri = EV_MAXPRI;
+  abi.io_size = sizeof(ev_io);
+  abi.timer_size = sizeof(ev_timer);
+  abi.io_start = (void (*)(void))ev_io_start;
+  return mt_reactor_ev_attach_abi(loop, &abi, out, err);
+}
+#endif
 
 /* ---- log ---------------------------------------------------------------- */
 
@@ -236,6 +313,7 @@ typedef struct mt_retry_budget {
 } mt_retry_budget;
 
 typedef struct mt_manager_config {
+  size_t size;     /* by mt_manager_config_init */
   const char *url; /* NULL: libpq's environment */
   const char *application_name;
   int pool_max, pool_min, max_waiting, cache_statements;
@@ -259,12 +337,18 @@ typedef struct mt_manager_config {
   uint64_t seed;                  /* 0: from the clock and the pid */
 } mt_manager_config;
 
-/* Defaults of docs/configuration.md. */
-MT_API void mt_manager_config_init(mt_manager_config *c);
+/* Defaults of docs/configuration.md; must come first. A library that knows
+ * more fields than the caller leaves the others at their defaults. */
+MT_API void mt_manager_config_init_size(mt_manager_config *c, size_t size);
+static inline void mt_manager_config_init(mt_manager_config *c) {
+  mt_manager_config_init_size(c, sizeof *c);
+}
 
+/* None of them may wait. They run from the loop; on_event and password also
+ * from within calls. */
 typedef struct mt_manager_callbacks {
   /*
-   * Asked once per new tenant entry: answer now or later with
+   * Required. Asked once per new tenant entry: answer now or later with
    * mt_manager_resolved(m, token, route or NULL, error or NULL).
    */
   void (*resolve)(mt_manager *m, const char *tenant_id, uint64_t token,
@@ -291,6 +375,8 @@ typedef struct mt_manager_callbacks {
 MT_API int mt_manager_new(mt_reactor *r, const mt_manager_config *config,
                           const mt_manager_callbacks *cbs, void *data,
                           mt_manager **out, mt_error **err);
+/* The answer to `resolve`, exactly once per token, at once or later, also after
+ * dispose. NULL and NULL is MT_E_TENANT_NOT_FOUND. */
 MT_API void mt_manager_resolved(mt_manager *m, uint64_t token,
                                 const mt_route *route, const mt_error *err);
 /*
@@ -315,6 +401,10 @@ MT_API int mt_manager_tenant(mt_manager *m, const char *id, mt_tenant **out,
 /* The shared handle (scope `public`), same ownership. */
 MT_API int mt_manager_shared(mt_manager *m, mt_tenant **out, mt_error **err);
 MT_API void mt_tenant_unref(mt_tenant *t);
+/* The id; NULL for the shared handle. */
+MT_API const char *mt_tenant_id(const mt_tenant *t);
+/* The schema, or NULL while no route is known. */
+MT_API const char *mt_tenant_schema(const mt_tenant *t);
 
 /*
  * Routed, fenced, connected and pinged, with retry; concurrent calls share
@@ -329,30 +419,11 @@ MT_API int mt_tenant_connect(mt_tenant *t, mt_connect_fn done, void *data,
  * others. */
 MT_API void mt_flight_cancel(mt_flight *f);
 
-/* ---- queries ------------------------------------------------------------- */
-
-typedef struct mt_result mt_result;
-
-/*
- * Runs one plain statement (SELECT, INSERT, UPDATE, DELETE, MERGE, VALUES) in
- * the tenant's scope. Parameters are text, NULL is SQL NULL. Returns MT_OK
- * (then `done` is called exactly once, later) or an error (then never).
- * The result is valid until `done` returns.
- */
-typedef void (*mt_query_fn)(void *data, const mt_result *result,
-                            const mt_error *err);
-MT_API int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
-                           const char *const *params, double timeout_ms,
-                           mt_query_fn done, void *data, mt_error **err);
-MT_API int mt_result_rows(const mt_result *r);
-MT_API int mt_result_columns(const mt_result *r);
-MT_API const char *mt_result_name(const mt_result *r, int column);
-/* NULL for SQL NULL. */
-MT_API const char *mt_result_value(const mt_result *r, int row, int column);
-MT_API long long mt_result_affected(const mt_result *r);
-
 #ifdef __cplusplus
 }
 #endif
+
+#include "mtenant_control.h"
+#include "mtenant_query.h"
 
 #endif

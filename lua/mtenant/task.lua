@@ -397,6 +397,7 @@ function M.run(fn, ...)
     if here then return fn(...) end
     if not host.blocks then errors.misuse(2, "run: %s", why) end
   end
+  if core.borrowed() then errors.misuse(2, "run: the host turns the loop") end
   local main = M.spawn(fn, ...)
   main.observed = true
   while not main.done do

@@ -3,10 +3,54 @@
  * See reactor/reactor_poll.c, lua/mtenant/host.lua.
  */
 #include "lua/mt_lua.h"
+#include "mtenant_lua.h"
 
 static bool in_use(const mt_rt *rt) {
   return rt->managers > 0 || rt->nops > rt->nfree || rt->watchers > 0 ||
          mt_reactor_live(rt->real.reactor) > 0;
+}
+
+/* What was posted meanwhile goes along. */
+static void move_to(mt_rt *rt, mt_reactor *r) {
+  if (mt_node_linked(&rt->real.deliver.node)) {
+    mt_defer_del(&rt->real.deliver);
+    mt_defer_add(r, &rt->real.deliver, MT_DEFER_DELIVER);
+  }
+  if (!rt->real.borrowed) mt_reactor_free(rt->real.reactor);
+  rt->real.reactor = r;
+  rt->owns_loop = false;
+}
+
+/* Opens the module as `require` would. */
+static mt_rt *runtime(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, "_LOADED");
+  lua_getfield(L, -1, "mtenant.core");
+  if (lua_isnil(L, -1)) {
+    lua_pushcfunction(L, luaopen_mtenant_core);
+    lua_pushliteral(L, "mtenant.core");
+    lua_call(L, 1, 1);
+    lua_setfield(L, -3, "mtenant.core");
+  }
+  lua_pop(L, 2);
+  lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
+  return lua_touserdata(L, -1);
+}
+
+int mt_lua_set_reactor(lua_State *L, mt_reactor *r) {
+  int top = lua_gettop(L);
+  mt_rt *rt = runtime(L);
+  lua_settop(L, top); /* the registry keeps it */
+  if (rt->real.reactor == r) return MT_OK;
+  if (in_use(rt) || rt->loop != &rt->real) return MT_E_MISUSE;
+  move_to(rt, r);
+  rt->real.borrowed = true;
+  return MT_OK;
+}
+
+/* borrowed() -> does the host turn the loop? */
+static int borrowed(lua_State *L) {
+  lua_pushboolean(L, mt_lua_rt(L)->loop->borrowed);
+  return 1;
 }
 
 /* pollfd() -> the descriptor; from the first call on it is what tells that
@@ -21,13 +65,8 @@ static int pollfd(lua_State *L) {
                     "started: something runs on a loop of its own already");
     if (mt_reactor_poll_new(&r) != MT_OK)
       return luaL_error(L, "mtenant: no descriptors for an event loop");
-    if (mt_node_linked(&rt->real.deliver.node)) {
-      mt_defer_del(&rt->real.deliver);
-      mt_defer_add(r, &rt->real.deliver, MT_DEFER_DELIVER);
-    }
-    mt_reactor_free(rt->real.reactor);
-    rt->real.reactor = r;
-    rt->owns_loop = false;
+    move_to(rt, r);
+    rt->real.borrowed = false;
   }
   lua_pushinteger(L, mt_reactor_fd(rt->real.reactor));
   return 1;
@@ -84,4 +123,5 @@ const luaL_Reg mt_lua_loop_functions[] = {{"pollfd", pollfd},
                                           {"engaged", engaged},
                                           {"live", live},
                                           {"step_pointer", step_pointer},
+                                          {"borrowed", borrowed},
                                           {NULL, NULL}};

@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "lua/mt_lua.h"
+#include "mtenant_lua.h"
 #include "pg/quote.h"
 
 /* ---- runtime ---------------------------------------------------------------- */
@@ -27,11 +28,16 @@ static mt_rt *push_rt(lua_State *L) {
 
 /* Closes what the VM left open; bounded, since servers may be stalled. */
 static void drain(mt_rt *rt) {
+  int i;
   mt_reactor *real = rt->real.reactor, *simulated = rt->simulated.reactor;
   double until = mt_reactor_now(real) + 2000;
   while (simulated && mt_reactor_live(simulated) > 0 &&
          mt_reactor_now(real) < until)
     mt_virtual_turn(rt, INFINITY, 1);
+  if (rt->real.borrowed) { /* connections close when the host's loop turns */
+    for (i = 0; i < 100 && mt_reactor_end_turn(real); i++) continue;
+    return;
+  }
   while (mt_reactor_live(real) > 0 && mt_reactor_now(real) < until)
     mt_reactor_run_once(real, false);
   mt_reactor_run_once(real, false);
@@ -39,7 +45,7 @@ static void drain(mt_rt *rt) {
 
 static void loop_free(mt_loop *loop) {
   mt_defer_del(&loop->deliver);
-  mt_reactor_free(loop->reactor);
+  if (!loop->borrowed) mt_reactor_free(loop->reactor);
   loop->reactor = NULL;
 }
 
@@ -425,8 +431,6 @@ static const luaL_Reg functions[] = {
     {"check_route", mt_lua_check_route},
     {"watch_fd", mt_lua_watch_fd},
     {NULL, NULL}};
-
-__attribute__((visibility("default"))) int luaopen_mtenant_core(lua_State *L);
 
 /* PUC Lua 5.1 shares LuaJIT's ABI, but can't yield across pcall, which every
  * task does. */

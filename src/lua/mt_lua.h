@@ -69,6 +69,7 @@ typedef struct mt_loop {
   mt_rand rand;      /* what tasks see as chance */
   uint64_t started;  /* operations */
   uint64_t quiet_at; /* simulated: what had happened when no socket spoke */
+  bool borrowed;     /* the host's: neither turned nor freed here */
 } mt_loop;
 
 struct mt_op {

@@ -70,6 +70,7 @@ static void on_closing(mt_defer *d) {
 
 static void forget_socket(mt_conn *c) {
   mt_io_del(&c->io, !c->pg || PQsocket(c->pg) != c->io.fd);
+  mt_io_set_background(&c->io, false);
 }
 
 void mt_conn_close(mt_conn *c, mt_error *err) {
@@ -429,6 +430,7 @@ static void on_cancel_done(void *data) {
   if (c->inflight.len == 0) {
     c->cancelling = false;
     mt_timer_del(&c->timer);
+    mt__conn_note_quiet(c);
     mt__conn_flush(c);
   } else if (c->opt.pooled && left > 0) {
     mt_timer_set(c->reactor, &c->timer,

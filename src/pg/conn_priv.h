@@ -22,6 +22,8 @@ void mt__conn_flush(mt_conn *c);
 void mt__conn_process(mt_conn *c);
 /* Watches the socket for what is wanted now. */
 void mt__conn_update_io(mt_conn *c);
+/* While nothing is expected of it, it does not keep a host's loop running. */
+void mt__conn_note_quiet(mt_conn *c);
 /* Answers everything it holds because it is closed. */
 void mt__conn_fail_requests(mt_conn *c);
 /* Forgets a prepared statement on the server, in a unit of its own. */

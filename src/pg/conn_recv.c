@@ -218,6 +218,7 @@ static void finish(mt_conn *c, mt_req *req) {
     c->cancelling = false;
     mt_timer_del(&c->timer);
   }
+  mt__conn_note_quiet(c);
   if (req->rerun && req->err && !req->detached) {
     mt_req_reset(req);
     req->flags |= MT_REQ_UNNAMED;

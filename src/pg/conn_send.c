@@ -257,9 +257,14 @@ void mt_conn_submit(mt_conn *c, mt_req *req) {
   mt_list_push(&c->outbox, &req->node);
 }
 
+void mt__conn_note_quiet(mt_conn *c) {
+  mt_io_set_background(&c->io, c->state == MT_CONN_OPEN && mt_conn_quiet(c));
+}
+
 void mt__conn_update_io(mt_conn *c) {
   int fd;
   if (c->state != MT_CONN_OPEN) return;
+  mt__conn_note_quiet(c);
   fd = PQsocket(c->pg);
   if (fd < 0) { /* libpq has closed it: no event will come */
     mt_io_del(&c->io, true);

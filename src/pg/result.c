@@ -29,6 +29,10 @@ const char *mt_result_value(const mt_result *r, int row, int column) {
   return mt_result_cell(r, row, column, &len);
 }
 
+size_t mt_result_length(const mt_result *r, int row, int column) {
+  return (size_t)PQgetlength(pg(r), row, column);
+}
+
 unsigned mt_result_type(const mt_result *r, int column) {
   return PQftype(pg(r), column);
 }

@@ -24,11 +24,8 @@ enum {
 /* The cell's text and its length, or NULL for SQL NULL. */
 const char *mt_result_cell(const mt_result *r, int row, int column,
                            size_t *len);
-unsigned mt_result_type(const mt_result *r, int column);
 /* Element type of an array type that is decoded, or 0. */
 unsigned mt_array_element(unsigned type);
-/* Command tag, "INSERT 0 1". */
-const char *mt_result_command(const mt_result *r);
 void mt_result_clear(mt_result *r);
 size_t mt_result_bytes(const mt_result *r);
 

@@ -79,6 +79,7 @@ bool mt__breaker_allows(mt_server *s, mt_pool *p) {
   now = mt_reactor_now(p->reactor);
   if (now >= s->probe_at) return true;
   s->probe_timer.cb = on_time;
+  s->probe_timer.background = true; /* who waits has a timer of his own */
   if (!s->probe_timer.active)
     mt_timer_set(p->reactor, &s->probe_timer, s->probe_at - now);
   return false;

@@ -129,14 +129,6 @@ bool mt_server_quiet(const mt_server *s);
  * goes when it is idle. */
 void mt_server_set_max(mt_server *s, int max);
 /* What is there now. Texts are the server's. */
-typedef struct mt_server_view {
-  const char *name;
-  mt_breaker_state state;
-  const mt_error *cause; /* of the last failure, while it is open; or NULL */
-  bool paused;
-  int live, idle, connecting, cap;
-  size_t waiting, pools;
-} mt_server_view;
 void mt_server_look(const mt_server *s, mt_server_view *v);
 int mt_server_open(const mt_server *s);
 int mt_server_cap(const mt_server *s);

@@ -141,6 +141,7 @@ static void on_maint(mt_timer *t) {
 void mt__maint_init(mt_pool *p) {
   p->tick.cb = on_tick;
   p->maint.cb = on_maint;
+  p->maint.background = true;
 }
 
 void mt__maint_start(mt_pool *p) {

@@ -15,6 +15,14 @@ void mt_reactor_init(mt_reactor *r, const mt_reactor_ops *ops) {
   r->ops = ops;
 }
 
+static void count_background(mt_reactor *r, bool more) {
+  if (more)
+    r->background++;
+  else
+    r->background--;
+  if (r->on_background) r->on_background(r, more);
+}
+
 void mt_io_set(mt_reactor *r, mt_io *io, int fd, unsigned want) {
   if (!want) {
     mt_io_del(io, false);
@@ -24,6 +32,7 @@ void mt_io_set(mt_reactor *r, mt_io *io, int fd, unsigned want) {
   if (!io->want) r->live_ios++;
   io->reactor = r;
   r->ops->io_set(io, fd, want);
+  if (!io->want && io->background) count_background(r, true);
   io->fd = fd;
   io->want = want;
 }
@@ -31,8 +40,15 @@ void mt_io_set(mt_reactor *r, mt_io *io, int fd, unsigned want) {
 void mt_io_del(mt_io *io, bool fd_closed) {
   if (!io->want) return;
   io->reactor->ops->io_del(io, fd_closed);
+  if (io->background) count_background(io->reactor, false);
   io->want = 0;
   io->reactor->live_ios--;
+}
+
+void mt_io_set_background(mt_io *io, bool background) {
+  if (io->background == background) return;
+  io->background = background;
+  if (io->want) count_background(io->reactor, background);
 }
 
 void mt_timer_set(mt_reactor *r, mt_timer *t, double delay_ms) {
@@ -41,18 +57,21 @@ void mt_timer_set(mt_reactor *r, mt_timer *t, double delay_ms) {
   if (!t->active) r->live_timers++;
   t->reactor = r;
   r->ops->timer_set(t, fmin(delay_ms, LONGEST_DELAY_MS));
+  if (!t->active && t->background) count_background(r, true);
   t->active = true;
 }
 
 void mt_timer_del(mt_timer *t) {
   if (!t->active) return;
   t->reactor->ops->timer_del(t);
+  if (t->background) count_background(t->reactor, false);
   t->active = false;
   t->reactor->live_timers--;
 }
 
 void mt_timer_fired(mt_timer *t) {
   assert(t->active);
+  if (t->background) count_background(t->reactor, false);
   t->active = false;
   t->reactor->live_timers--;
   t->cb(t);

@@ -15,15 +15,17 @@
 
 enum { MT_READ = 1, MT_WRITE = 2 };
 
-/* Room for an implementation's own watcher (ev_io, ev_timer: 48 bytes). */
+/* Room for an implementation's own watcher (libev's take 48 bytes, and a node
+ * of the list that they are moved by). */
 typedef struct mt_watcher_priv {
-  _Alignas(8) unsigned char bytes[64];
+  _Alignas(8) unsigned char bytes[80];
 } mt_watcher_priv;
 
 typedef struct mt_io {
   mt_reactor *reactor;
-  int fd;        /* meaningful while want != 0 */
-  unsigned want; /* MT_READ | MT_WRITE; 0: not watched */
+  int fd;          /* meaningful while want != 0 */
+  unsigned want;   /* MT_READ | MT_WRITE; 0: not watched */
+  bool background; /* by mt_io_set_background */
   void (*cb)(struct mt_io *io, unsigned ready);
   mt_watcher_priv priv;
 } mt_io;
@@ -31,6 +33,8 @@ typedef struct mt_io {
 typedef struct mt_timer {
   mt_reactor *reactor;
   bool active;
+  bool background; /* nobody waits for it: does not keep a host's loop running.
+                      Set before the timer is, and not changed meanwhile */
   void (*cb)(struct mt_timer *t);
   mt_watcher_priv priv;
 } mt_timer;
@@ -66,18 +70,25 @@ struct mt_reactor {
   const mt_reactor_ops *ops;
   mt_list deferred[MT_DEFER_PHASES];
   size_t live_ios, live_timers; /* for leak checks */
+  size_t background;            /* ... and those of them that are */
   uint64_t turn;                /* counts the turns of the loop */
   uint64_t heavy_turn;          /* the last that had something heavy */
   double looks_at, looked_at;   /* when it last looked at its sockets, and the
                                    time before that; 0 when not told */
   void *resolver;               /* pg/resolver.c: one per reactor */
   void (*resolver_free)(void *resolver);
+  /* Optional, set by the implementation: one watcher more (or less) that does
+   * not keep the loop running. */
+  void (*on_background)(mt_reactor *r, bool more);
 };
 
 /* want 0 is io_del(io, false). Watching another fd than before is allowed: the
  * old one must still be open or have been removed with fd_closed. */
 void mt_io_set(mt_reactor *r, mt_io *io, int fd, unsigned want);
 void mt_io_del(mt_io *io, bool fd_closed);
+/* Nobody waits for what may come: a connection that is idle, say. Holds for as
+ * long as it is not told otherwise, watched or not. */
+void mt_io_set_background(mt_io *io, bool background);
 /* Fires once after delay_ms; set again it starts afresh. */
 void mt_timer_set(mt_reactor *r, mt_timer *t, double delay_ms);
 void mt_timer_del(mt_timer *t);

@@ -145,11 +145,14 @@ static void take_over(mt_manager_config *to, const mt_manager_config *from) {
   to->pool_ttl_ms = from->pool_ttl_ms;
 }
 
-void mt_manager_reconfigure(mt_manager *m, const mt_manager_config *c) {
-  bool budget = c->max_connections != m->cfg.max_connections;
+void mt_manager_reconfigure(mt_manager *m, const mt_manager_config *given) {
+  mt_manager_config all, *c = &all;
+  bool budget;
   mt_pool_options o;
   mt_server_entry *s;
   mt_pool_entry *p;
+  mt__config_read(c, given);
+  budget = c->max_connections != m->cfg.max_connections;
   take_over(&m->cfg, c);
   o = mt__pool_options(&m->cfg);
   for (s = m->servers; s; s = s->hh.next) {

@@ -15,6 +15,8 @@ enum { MAX_SQL_TEXTS = 2048, MAX_SQL_BYTES = 8 * 1024 * 1024 };
 
 #define SWEEP_MS 60000.0
 #define DISPOSE_MS 5000.0
+/* The first version's struct: a smaller size is none. */
+#define MT_CONFIG_LEAST offsetof(mt_manager_config, seed)
 
 mt_error *mt__disposed_error(void) {
   return mt_error_new(MT_E_DISPOSED,
@@ -23,9 +25,10 @@ mt_error *mt__disposed_error(void) {
 
 /* ---- configuration -------------------------------------------------------------- */
 
-void mt_manager_config_init(mt_manager_config *c) {
+static void set_defaults(mt_manager_config *c) {
   static const char *const path[] = {"$tenant", "public", NULL};
-  *c = (mt_manager_config){.application_name = "mtenant",
+  *c = (mt_manager_config){.size = sizeof *c,
+                           .application_name = "mtenant",
                            .pool_max = 10,
                            .max_waiting = 1000,
                            .cache_statements = 256,
@@ -44,6 +47,21 @@ void mt_manager_config_init(mt_manager_config *c) {
   mt_retry_budget_init(&c->retry_budget);
 }
 
+/* A caller's struct may be that of an older header, or of a newer one. */
+void mt_manager_config_init_size(mt_manager_config *c, size_t size) {
+  mt_manager_config all;
+  set_defaults(&all);
+  memset(c, 0, size);
+  memcpy(c, &all, size < sizeof all ? size : sizeof all);
+  c->size = size;
+}
+
+void mt__config_read(mt_manager_config *to, const mt_manager_config *from) {
+  set_defaults(to);
+  memcpy(to, from, from->size < sizeof *to ? from->size : sizeof *to);
+  to->size = sizeof *to;
+}
+
 static int copy_path(mt_manager *m, const char *const *path) {
   size_t n = 0, i;
   while (path[n]) n++;
@@ -54,8 +72,10 @@ static int copy_path(mt_manager *m, const char *const *path) {
   return MT_OK;
 }
 
-static int copy_config(mt_manager *m, const mt_manager_config *c,
+static int copy_config(mt_manager *m, const mt_manager_config *given,
                        mt_error **err) {
+  mt_manager_config all, *c = &all;
+  mt__config_read(c, given);
   m->cfg = *c;
   m->cfg.url = NULL;
   m->cfg.application_name = mt_strdup(c->application_name);
@@ -101,14 +121,20 @@ static uint64_t seed_of(const mt_manager *m) {
 int mt_manager_new(mt_reactor *r, const mt_manager_config *config,
                    const mt_manager_callbacks *cbs, void *data,
                    mt_manager **out, mt_error **err) {
-  mt_manager *m = mt_calloc(sizeof *m);
+  mt_manager *m;
   int rc;
+  if (config->size < MT_CONFIG_LEAST)
+    return mt_fail(
+        err,
+        mt_error_new(MT_E_MISUSE, "config: mt_manager_config_init it first"));
+  m = mt_calloc(sizeof *m);
   if (!m) return mt_fail(err, mt_error_oom());
   m->refs = 1;
   m->reactor = r;
   m->cbs = *cbs;
   m->data = data;
   m->sweep.cb = on_sweep;
+  m->sweep.background = true;
   m->disposed_defer.cb = on_disposed;
   m->starter.cb = mt__flights_start;
   rc = copy_config(m, config, err);
@@ -392,6 +418,30 @@ mt_tenant *mt_manager_next(const mt_manager *m, const mt_tenant *t) {
 }
 
 double mt_manager_random(mt_manager *m) { return mt_rand_unit(&m->rand); }
+
+void mt_manager_read_stats(const mt_manager *m, mt_stats *out, size_t size) {
+  mt_pool_stats s;
+  mt_stats all;
+  int open;
+  mt_manager_stats(m, &s, &open);
+  all = (mt_stats){.opened = s.opened,
+                   .lost = s.lost,
+                   .connect_failures = s.connect_failures,
+                   .retired = s.retired,
+                   .leases = s.leases,
+                   .requests = s.requests,
+                   .resets = s.resets,
+                   .tainted = s.tainted,
+                   .queue_full = s.queue_full,
+                   .queue_timeouts = s.queue_timeouts,
+                   .rate_limited = s.rate_limited,
+                   .retries = s.retries,
+                   .retries_refused = s.retries_refused,
+                   .open = open,
+                   .tenants = mt_manager_count(m)};
+  memset(out, 0, size);
+  memcpy(out, &all, size < sizeof all ? size : sizeof all);
+}
 
 void mt_manager_stats(const mt_manager *m, mt_pool_stats *out,
                       int *server_connections) {

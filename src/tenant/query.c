@@ -33,7 +33,7 @@ static void on_finish(mt_req *req) {
   mt_req_free(req);
 }
 
-static int set_params(mt_req *req, int n, const char *const *params) {
+int mt__req_params(mt_req *req, int n, const char *const *params) {
   size_t *lens;
   int i, rc;
   if (n == 0) return MT_OK;
@@ -68,7 +68,7 @@ int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
   mt_req *req = make(t->manager, sql, &why);
   query *q = req ? mt_malloc(sizeof *q) : NULL;
   int rc;
-  if (!q || set_params(req, nparams, params) != MT_OK) {
+  if (!q || mt__req_params(req, nparams, params) != MT_OK) {
     if (!why) why = mt_error_oom();
     rc = mt_fail(err, why);
     goto fail;

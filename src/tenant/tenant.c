@@ -147,6 +147,10 @@ bool mt_tenant_take_retry(mt_tenant *t) {
 
 /* ---- leases --------------------------------------------------------------------- */
 
+const char *mt_tenant_id(const mt_tenant *t) {
+  return t->shared ? NULL : t->id;
+}
+
 static void acquire_end(mt_acquire *a, mt_lease *l, const mt_error *err) {
   a->on_done(a, l, err);
   mt_free(a);

@@ -87,13 +87,9 @@ int mt_tenant_acquire(mt_tenant *t,
 /* on_done will not run. */
 void mt_acquire_cancel(mt_acquire *a);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
-/* As mt_share_take_retry, for the server that the tenant is routed to. */
-bool mt_tenant_take_retry(mt_tenant *t);
 /* Why no tenant of this id can have that route, as far as the route itself
  * tells; NULL: nothing. */
 mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route);
-/* Schema of the cached route, or NULL. */
-const char *mt_tenant_schema(const mt_tenant *t);
 /* Something of it is queued, in flight, leased or being connected. */
 bool mt_tenant_busy(const mt_tenant *t);
 
@@ -109,37 +105,9 @@ mt_tenant *mt_manager_find(const mt_manager *m, const char *id);
 size_t mt_manager_count(const mt_manager *m);
 /* Oldest first; `next` of NULL starts, NULL ends. */
 mt_tenant *mt_manager_next(const mt_manager *m, const mt_tenant *t);
-/* Drops the entry (reason "manual"); what is in flight finishes. False: there
- * was none. */
-bool mt_manager_evict(mt_manager *m, const char *id, const char *reason);
 /* Closes the connections of the tenant's pool, those in use once they are
  * free. False: there is no such entry, or it has no route yet. */
 bool mt_manager_retire(mt_manager *m, const char *id);
-/* Connections to the server (NULL: to all) are replaced: idle ones go at once,
- * those in use when they are free. Returns how many pools that concerned. */
-int mt_manager_reconnect(mt_manager *m, const char *server);
-/* What has been accepted is done, what comes waits until it is resumed, its
- * own timeouts excepted. The entry is made if need be, and stays; evicted, it
- * keeps what waits and is routed afresh. */
-int mt_manager_pause(mt_manager *m, const char *id, mt_error **err);
-/* False: it was not paused. */
-bool mt_manager_resume(mt_manager *m, const char *id);
-/* Nothing of the tenant is queued in a pool or in flight. */
-bool mt_manager_quiet(const mt_manager *m, const char *id);
-/* The same for a server by its name; false: no pool has used it yet. What is
- * queued in the pools waits too. */
-bool mt_manager_pause_server(mt_manager *m, const char *server);
-bool mt_manager_resume_server(mt_manager *m, const char *server);
-bool mt_manager_server_quiet(const mt_manager *m, const char *server);
-/* Takes over from c what may change while the manager serves: the pools' and
- * the budget's numbers, time limits, retry, rate limit, breaker, and the
- * limits of the registry. Connections that are open stay. */
-void mt_manager_reconfigure(mt_manager *m, const mt_manager_config *c);
-/* The breaker of a server by its name; false: no pool has used it yet. */
-bool mt_manager_isolate(mt_manager *m, const char *server);
-bool mt_manager_close_breaker(mt_manager *m, const char *server);
-bool mt_manager_breaker(const mt_manager *m, const char *server,
-                        mt_breaker_state *out);
 /* ping.c: for health checks. A tenant's ping is in its scope, so it fails where
  * the schema is gone; neither counts as a use. */
 typedef struct mt_ping mt_ping;
@@ -162,9 +130,6 @@ void mt_ping_cancel(mt_ping *p); /* done will not run */
 /* A pool on the configuration's own server, if nobody has used that yet. */
 int mt_manager_use_own_server(mt_manager *m, mt_error **err);
 const char *mt_manager_own_server(const mt_manager *m);
-void mt_manager_each_server(const mt_manager *m,
-                            void (*see)(void *data, const mt_server_view *v),
-                            void *data);
 typedef struct mt_tenant_view {
   const char *server; /* NULL: it has no route yet */
   size_t waiting;

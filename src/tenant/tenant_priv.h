@@ -102,4 +102,10 @@ mt_pool_options mt__pool_options(const mt_manager_config *c);
 
 mt_error *mt__disposed_error(void);
 
+/* What a caller has set, the defaults of what he does not know. */
+void mt__config_read(mt_manager_config *to, const mt_manager_config *from);
+
+/* Texts ended by NUL; NULL is SQL NULL. */
+int mt__req_params(mt_req *req, int n, const char *const *params);
+
 #endif

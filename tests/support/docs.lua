@@ -9,6 +9,7 @@
 --   lua prelude     the code in front of all later `lua` blocks of its page
 --   lua norun       only compiled
 --   c program       compiled against mtenant.h and libmtenant, then run
+--   LANGUAGE dir/FILE  also: the text of that file, to the letter
 --   sh run          run by bash -e, with mtenant-run on the PATH
 --   sh luajit       the same, where LuaJIT (nginx's) finds the module
 --   text output     what the example before it prints, to the letter
@@ -283,8 +284,20 @@ function examples.sh(page, block, output)
 end
 
 
+-- a block that shows a file of the repository
+local function check_same(page, block)
+  for word in pairs(block.info) do
+    if word:find("/", 1, true) then
+      check(t.read(t.top .. "/" .. word) == block.text, at(page, block.line),
+            "is not what is in %s", word)
+    end
+  end
+end
+
+
 local function check_examples(page)
   for i, block in ipairs(page.blocks) do
+    check_same(page, block)
     local after = page.blocks[i + 1]
     local example = examples[block.language]
     if example then
