@@ -14,6 +14,7 @@
 
 #if LUA_VERSION_NUM >= 504
 
+#define MT_LUA_IS_5_1 0 /* by its ABI */
 /* A thread on which a callback wrongly yielded is made usable again. */
 #define mt_lua_resetthread(L) lua_resetthread(L)
 /* Is the collector not stopped? */
@@ -34,6 +35,7 @@
 
 #elif defined(LUA_JITLIBNAME)
 
+#define MT_LUA_IS_5_1 1
 /* Integers are doubles here. */
 #define MT_LUA_INTEGER_MAX 9007199254740992LL
 

@@ -435,7 +435,7 @@ static const luaL_Reg functions[] = {
 /* PUC Lua 5.1 shares LuaJIT's ABI, but can't yield across pcall, which every
  * task does. */
 static void refuse_lua_5_1(lua_State *L) {
-  if (LUA_VERSION_NUM >= 504) return;
+  if (!MT_LUA_IS_5_1) return;
   lua_getglobal(L, "jit");
   if (!lua_istable(L, -1))
     luaL_error(L,

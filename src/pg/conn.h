@@ -73,15 +73,15 @@ struct mt_conn {
   bool simple;         /* out of pipeline mode for a simple query */
   bool paused;         /* a stream's consumer is behind */
   bool is_tcp;
-  int turn_units;  /* sent in this turn of the loop ... */
-  int corked;      /* ... of them, held back in the kernel */
-  bool retire;     /* take no more requests */
-  bool resetting;  /* see reset.h */
+  int turn_units;          /* sent in this turn of the loop ... */
+  int corked;              /* ... of them, held back in the kernel */
+  bool retire;             /* take no more requests */
+  bool resetting;          /* see reset.h */
   unsigned scope_families; /* forms of the scope statement that have names */
-  bool progressed; /* units have ended, the owner does not know yet */
-  bool standby;    /* what its server was when it was opened */
-  bool reads;      /* its last transaction began READ ONLY */
-  bool touched;    /* the session may differ from how it was opened */
+  bool progressed;         /* units have ended, the owner does not know yet */
+  bool standby;            /* what its server was when it was opened */
+  bool reads;              /* its last transaction began READ ONLY */
+  bool touched;            /* the session may differ from how it was opened */
   int reset_kind;
   uint64_t reported_settings; /* hash of what the server reported at first */
   bool off_target; /* the server is no longer what target_session_attrs asks

@@ -45,6 +45,7 @@ pc=$(find "$work/tree" -name mtenant.pc)
 export PKG_CONFIG_PATH=${pc%/*}
 export LD_LIBRARY_PATH=${pc%/*/*}
 export LUA_PATH="$work/tree/share/lua/5.4/?.lua;$work/tree/share/lua/5.4/?/init.lua"
+export MT_SUITE=$top # where c_suite_lua.c finds tests/host/suite.lua
 export LUA_CPATH= # the module comes with the library
 
 sanitize=()
