@@ -24,18 +24,25 @@
 #define MT_LUA_BUFFER luaL_Buffer
 #define mt_lua_bytes(L, b, n) luaL_buffinitsize(L, b, n)
 #define mt_lua_push_bytes(L, b, n) luaL_pushresultsize(b, n)
-/* The largest integer that every smaller one has a number for. */
-#define MT_LUA_INTEGER_MAX LUA_MAXINTEGER
+/* Every integer from -MIN to MAX has a number. */
+#define MT_LUA_INTEGER_MAX ((uint64_t)LUA_MAXINTEGER)
+#define MT_LUA_INTEGER_MIN (MT_LUA_INTEGER_MAX + 1)
 /* The decimal digits of a number that is no Lua number, or NULL. */
 #define mt_lua_int64_text(L, i, buf, size) \
   ((void)(buf), (void)(size), (const char *)NULL)
+/* The ABI is that of one Lua only. */
+#define MT_LUA_NEEDS_JIT false
 /* A new thread inherits nothing. */
 #define mt_lua_disown_thread(L) ((void)(L))
 
 #elif defined(LUA_JITLIBNAME)
 
 /* Integers are doubles here. */
-#define MT_LUA_INTEGER_MAX 9007199254740992LL
+#define MT_LUA_INTEGER_MAX 9007199254740992ULL
+#define MT_LUA_INTEGER_MIN MT_LUA_INTEGER_MAX
+
+/* PUC Lua 5.1 has the same ABI. */
+#define MT_LUA_NEEDS_JIT true
 
 #define mt_lua_resetthread(L) lua_settop(L, 0)
 #define mt_lua_gc_runs(L) (lua_gc(L, LUA_GCISRUNNING, 0) != 0)

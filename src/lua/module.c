@@ -435,7 +435,7 @@ static const luaL_Reg functions[] = {
 /* PUC Lua 5.1 shares LuaJIT's ABI, but can't yield across pcall, which every
  * task does. */
 static void refuse_lua_5_1(lua_State *L) {
-  if (LUA_VERSION_NUM >= 504) return;
+  if (!MT_LUA_NEEDS_JIT) return;
   lua_getglobal(L, "jit");
   if (!lua_istable(L, -1))
     luaL_error(L,
@@ -467,6 +467,8 @@ int luaopen_mtenant_core(lua_State *L) {
   luaL_setfuncs(L, mt_lua_virtual_functions, 1);
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");
+  mt_lua_push_list_key(L);
+  lua_setfield(L, -2, "list");
   lua_pushstring(L, MT_VERSION);
   lua_setfield(L, -2, "version");
   return 1;

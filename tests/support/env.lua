@@ -227,6 +227,28 @@ function M.must(value, err)
 end
 
 
+--- An int8 as Lua has it: one beyond 2^53 is text on LuaJIT.
+---@param digits string
+function M.int8(digits)
+  local n = tonumber(digits)
+  local exact = math.type or math.abs(n) <= 2 ^ 53 and ("%.0f"):format(n) == digits
+  return exact and n or digits
+end
+
+
+--- A loop over rows() that is left: body(row) says when. Lua 5.4 closes what it
+--- iterates over, LuaJIT's loop can't.
+function M.loop(body, rows, ...)
+  local ok, err = pcall(function(...)
+    for row in rows, ... do
+      if body(row) then break end
+    end
+  end, ...)
+  if jit then rows:close() end
+  if not ok then error(err, 0) end
+end
+
+
 --- What the library says on stderr while fn runs.
 function M.stderr_of(fn, ...)
   local said, real = {}, io.stderr
@@ -363,11 +385,18 @@ local function no_backend(server)
 end
 
 
+--- Collects all there is to collect.
+function M.collect()
+  if jit then jit.flush() end -- compiled code holds what it was compiled for
+  collectgarbage()
+  collectgarbage()
+end
+
+
 --- For after_each: disposes of what is left, then fails if that was not all.
 function M.assert_nothing_left()
   mtenant.dispose_all(3000)
-  collectgarbage()
-  collectgarbage()
+  M.collect()
   local left = not wait_until(quiet, 3000) and describe()
   for server in pairs(state.servers) do
     local function gone() return no_backend(server) end
