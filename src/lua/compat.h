@@ -30,8 +30,6 @@
 /* The decimal digits of a number that is no Lua number, or NULL. */
 #define mt_lua_int64_text(L, i, buf, size) \
   ((void)(buf), (void)(size), (const char *)NULL)
-/* The ABI is that of one Lua only. */
-#define MT_LUA_NEEDS_JIT false
 /* A new thread inherits nothing. */
 #define mt_lua_disown_thread(L) ((void)(L))
 
@@ -40,9 +38,6 @@
 /* Integers are doubles here. */
 #define MT_LUA_INTEGER_MAX 9007199254740992ULL
 #define MT_LUA_INTEGER_MIN MT_LUA_INTEGER_MAX
-
-/* PUC Lua 5.1 has the same ABI. */
-#define MT_LUA_NEEDS_JIT true
 
 #define mt_lua_resetthread(L) lua_settop(L, 0)
 #define mt_lua_gc_runs(L) (lua_gc(L, LUA_GCISRUNNING, 0) != 0)
