@@ -4,6 +4,7 @@ exclude_files = { "build/" }
 
 -- On some of the Luas only; used behind a check.
 read_globals = {
+  "jit",
   "unpack",
   coroutine = { fields = { "isyieldable" } },
   math = { fields = { "type" } },

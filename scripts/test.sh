@@ -137,16 +137,20 @@ run_valgrind() {
 # One process per file: a spec that hangs or crashes fails alone.
 run_specs() { # suite, preset, interpreter, options of find...
   local suite=$1 preset=$2 lua=$3 log=$work/log out=$work/out ok=0 bad=0
-  local spec status p f
+  local spec status p f cpath='lib/?.so;' more_lua=
   shift 3
+  if [[ $lua = *luajit-host ]]; then
+    more_lua="$PWD/?.lua;/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua;"
+    cpath='lib/luajit/?.so;/usr/lib/x86_64-linux-gnu/lua/5.1/?.so;'
+  fi
   : >"$log"
   is_built "$preset" || echo "not built" >"$log"
   while read -r spec; do
     is_built "$preset" || break
     MT_BUILD_DIR=$PWD/build/$preset \
       MTENANT_RUN=$PWD/build/$preset/bin/mtenant-run \
-      LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;;" \
-      LUA_CPATH="$PWD/build/$preset/lib/?.so;;" \
+      LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;$more_lua;" \
+      LUA_CPATH="$PWD/build/$preset/$cpath;" \
       timeout -k 10 600 "$lua" "$(command -v busted)" -o plainTerminal \
       "$spec" >"$out" 2>&1 </dev/null
     status=$?
@@ -251,6 +255,13 @@ $quick || run_valgrind
 run_specs "specs" release lua5.4 ! -name 'fault_matrix_*'
 run_specs "fault matrix" release lua5.4 -name 'fault_matrix_*'
 run_c_hosts "C hosts" release
+# what differs by Lua version: values, iteration, coroutines, finalizers
+on_luajit=(values params statements transactions sessions rows pipeline tasks
+  entries isolation schemas context luajit errors retry config schema testing)
+run_specs "specs, LuaJIT" release build/release/tests/luajit-host \
+  -regextype posix-extended \
+  -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \
+  ! -path '*/integration/testing_spec.lua'
 run_isolation isolation release
 run_bench
 $quick || run_fuzz

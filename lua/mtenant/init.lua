@@ -1,6 +1,11 @@
 --- mtenant: multi-tenant PostgreSQL for Lua programs.
 -- The module's public face: every name of it, nothing else.
 
+-- Its own message would be about a symbol that the core misses.
+if _VERSION == "Lua 5.1" and not jit then
+  error("mtenant needs Lua 5.4 or LuaJIT 2.1: Lua 5.1 can't yield across pcall", 0)
+end
+
 local config = require "mtenant.config"
 local core = require "mtenant.core"
 local each = require "mtenant.each"

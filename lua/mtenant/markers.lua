@@ -99,6 +99,9 @@ local function element(value, depth, path)
   if kind == "string" then
     return '"' .. value:gsub('[\\"]', "\\%0") .. '"'
   end
+  -- LuaJIT's 64-bit integers
+  local digits = kind == "cdata" and tostring(value):match("^(-?%d+)U?LL$")
+  if digits then return digits end
   errors.misuse(4, "array: element %s is a %s, which has no SQL form", path,
                 kind)
 end

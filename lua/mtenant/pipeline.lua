@@ -122,7 +122,7 @@ function pipe_methods:query(sql, ...)
   end
   local slot, err, keyword = self.on:_start(sql, as + statement.PIPELINED,
                                             timeout_ms, json,
-                                            unpack(params, 1, n))
+                                            statement.spread(params, n))
   if slot == false then statement.refuse(err, keyword, 2) end
   -- what raises has no future that anybody could wait for
   self.futures[#self.futures + 1] = future
@@ -135,7 +135,7 @@ function pipe_methods:query(sql, ...)
     local on = self.on
     future.task = task.spawn(function()
       settle(future, on:_start_other(err, sql, as, timeout_ms, json,
-                                     unpack(params, 1, n)))
+                                     statement.spread(params, n)))
     end)
   end
   return future

@@ -65,6 +65,17 @@ function M.check_options(opts, level)
 end
 
 
+-- More than LuaJIT can pass as arguments go as a list, which the core reads.
+local MANY = 1000
+
+
+--- The parameters of an option table as a starting call takes them.
+function M.spread(params, n)
+  if n <= MANY then return unpack(params, 1, n) end
+  return core.list, params, n
+end
+
+
 -- What can't run here, by class; raises.
 function M.refuse(class, keyword, level)
   if class == "control" then
@@ -106,7 +117,7 @@ function M.check_stream(self, sql, ...)
   if type(sql) == "table" then
     out.as, out.json = M.check_options(sql, 2)
     local params = sql.params or {}
-    out.params = pack(unpack(params, 1, params.n or #params))
+    out.params = pack(M.spread(params, params.n or #params))
     out.sql, timeout_ms = sql.sql, sql.timeout_ms or timeout_ms
   end
   check_stream(out.sql, 2)
@@ -172,11 +183,11 @@ local function run_options(self, what, opts, as)
   local params = opts.params or {}
   local n, timeout_ms = params.n or #params, opts.timeout_ms or self._timeout_ms
   local rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
-                        unpack(params, 1, n))
+                        M.spread(params, n))
   if err and opts.idempotent and err.ambiguous
     and err.code == "connection_lost" and may_run_again(self) then
     rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
-                    unpack(params, 1, n))
+                    M.spread(params, n))
   end
   return rows, err
 end
@@ -277,36 +288,65 @@ local function fetch(lease, stream)
 end
 
 
--- The iterator of db:rows and tx:rows over a lease that streams. `over(err)`
--- runs once, however the loop ends.
+-- ---- rows that come bit by bit ----------------------------------------------------
+
+-- What db:rows and tx:rows return: called, it gives the next row. Lua 5.4 closes
+-- it when a loop is left; LuaJIT's loops can't, so that it has `close`.
+---@class mtenant.Iterator
+---@field close fun(self)
+local iterator_methods = {}
+
+
+local function finish(self, err)
+  self.ended = true
+  local bad = self.over(err, false)
+  err = err or bad
+  if err then error(err, 0) end
+  return nil
+end
+
+
+local function step(self)
+  if self.ended then return nil end
+  local i = self.i + 1
+  local row = self.batch[i]
+  if row then
+    self.i = i
+    return row
+  end
+  local stop = check("rows")
+  if stop then return finish(self, stop) end
+  local stream = self.stream
+  local rows, err = M.wait_until(stream.until_ms, fetch, self.lease, stream)
+  if err then return finish(self, err) end
+  if not rows then return finish(self, nil) end
+  self.batch, self.i = rows, 1
+  return rows[1]
+end
+
+
+--- Ends the loop before its end: the query is cancelled, the connection free.
+-- Idempotent, and nothing to do after the last row.
+function iterator_methods:close()
+  if self.ended then return end
+  self.ended, self.batch = true, nil
+  self.over(nil, true)
+end
+
+
+local iterator_mt = {
+  __name = "mtenant.rows", __index = iterator_methods, __call = step,
+  __close = iterator_methods.close,
+}
+
+
+-- The iterator of db:rows and tx:rows over a lease that streams, as the generic
+-- for wants it. `over(err, early)` runs once, however the loop ends.
 function M.iterate(lease, stream, over)
-  local batch, i, ended = nil, 0, false
-  local closer = setmetatable({}, { __close = function()
-    if ended then return end
-    ended = true
-    over(nil, true)
-  end })
-  local function finish(err)
-    ended = true
-    local bad = over(err, false)
-    err = err or bad
-    if err then error(err, 0) end
-    return nil
-  end
-  local function step()
-    if ended then return nil end
-    i = i + 1
-    local row = batch and batch[i]
-    if row then return row end
-    local stop = check("rows")
-    if stop then return finish(stop) end
-    local rows, err = M.wait_until(stream.until_ms, fetch, lease, stream)
-    if err then return finish(err) end
-    if not rows then return finish(nil) end
-    batch, i = rows, 1
-    return rows[1]
-  end
-  return step, nil, nil, closer
+  local rows = setmetatable({
+    lease = lease, stream = stream, over = over, batch = {}, i = 0, ended = false,
+  }, iterator_mt)
+  return rows, nil, nil, rows
 end
 
 

@@ -68,8 +68,8 @@ local function usable(self)
     misuse(4, "this %s has ended: use it only inside its function", self._kind)
   end
   if self._streams then
-    misuse(4, "this %s is in the middle of rows(): finish that loop first",
-           self._kind)
+    misuse(4, "this %s is in the middle of rows(): finish that loop "
+           .. "first, or close() what it iterates over", self._kind)
   end
   if self._inner then
     misuse(4, "a nested transaction is open: use its own handle")
@@ -118,14 +118,22 @@ local function rows(self, sql, ...)
   local ok, why = lease:stream(stream.sql,
                                unpack(stream.params, 1, stream.params.n))
   if not ok then error(why, 0) end
-  self._streams = true
-  return statement.iterate(lease, stream, function(err)
-    self._streams = false
+  local iterator = statement.iterate(lease, stream, function(err)
+    self._streams = nil
     -- a loop that was left is drained; one that has to stop is cancelled,
     -- and the transaction with it
     if err then lease:cancel() end
     lease:stop_stream()
   end)
+  self._streams = iterator
+  return iterator, nil, nil, iterator
+end
+
+
+-- The handle's function has returned.
+local function retire(handle)
+  handle._over = true
+  if handle._streams then handle._streams:close() end
 end
 
 
@@ -192,7 +200,7 @@ end
 -- the error, and whether to raise it
 local function run(lease, tx, fn)
   local res = pack(pcall(fn, tx))
-  tx._over = true
+  retire(tx)
   local bad, err, raise = verdict(res)
   if bad then
     if lease:held() then roll_back(lease) end
@@ -275,7 +283,8 @@ local function nested(self, opts, fn)
   tx._depth = depth
   self._inner = true
   local res = pack(pcall(fn, tx))
-  self._inner, tx._over = nil, true
+  self._inner = nil
+  retire(tx)
   local bad, raise
   bad, err, raise = verdict(res)
   if bad then
@@ -385,7 +394,7 @@ function M.session(db, fn)
   if not lease then return nil, err end
   local handle = new_handle(session_mt, "session", db, lease)
   local res = pack(pcall(fn, handle))
-  handle._over = true
+  retire(handle)
   lease:release()
   if not res[1] then
     if expected(res[2]) then return nil, res[2] end

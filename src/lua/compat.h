@@ -14,7 +14,6 @@
 
 #if LUA_VERSION_NUM >= 504
 
-#define MT_LUA_IS_5_1 0 /* by its ABI */
 /* A thread on which a callback wrongly yielded is made usable again. */
 #define mt_lua_resetthread(L) lua_resetthread(L)
 /* Is the collector not stopped? */
@@ -25,8 +24,9 @@
 #define MT_LUA_BUFFER luaL_Buffer
 #define mt_lua_bytes(L, b, n) luaL_buffinitsize(L, b, n)
 #define mt_lua_push_bytes(L, b, n) luaL_pushresultsize(b, n)
-/* The largest integer that every smaller one has a number for. */
-#define MT_LUA_INTEGER_MAX LUA_MAXINTEGER
+/* Every integer from -MIN to MAX has a number. */
+#define MT_LUA_INTEGER_MAX ((uint64_t)LUA_MAXINTEGER)
+#define MT_LUA_INTEGER_MIN (MT_LUA_INTEGER_MAX + 1)
 /* The decimal digits of a number that is no Lua number, or NULL. */
 #define mt_lua_int64_text(L, i, buf, size) \
   ((void)(buf), (void)(size), (const char *)NULL)
@@ -35,9 +35,9 @@
 
 #elif defined(LUA_JITLIBNAME)
 
-#define MT_LUA_IS_5_1 1
 /* Integers are doubles here. */
-#define MT_LUA_INTEGER_MAX 9007199254740992LL
+#define MT_LUA_INTEGER_MAX 9007199254740992ULL
+#define MT_LUA_INTEGER_MIN MT_LUA_INTEGER_MAX
 
 #define mt_lua_resetthread(L) lua_settop(L, 0)
 #define mt_lua_gc_runs(L) (lua_gc(L, LUA_GCISRUNNING, 0) != 0)

@@ -432,20 +432,7 @@ static const luaL_Reg functions[] = {
     {"watch_fd", mt_lua_watch_fd},
     {NULL, NULL}};
 
-/* PUC Lua 5.1 shares LuaJIT's ABI, but can't yield across pcall, which every
- * task does. */
-static void refuse_lua_5_1(lua_State *L) {
-  if (!MT_LUA_IS_5_1) return;
-  lua_getglobal(L, "jit");
-  if (!lua_istable(L, -1))
-    luaL_error(L,
-               "mtenant needs Lua 5.4 or LuaJIT 2.1: Lua 5.1 can't yield "
-               "across pcall");
-  lua_pop(L, 1);
-}
-
 int luaopen_mtenant_core(lua_State *L) {
-  refuse_lua_5_1(L);
   if (!push_rt(L)) rt_new(L);
   lua_settop(L, 0);
   mt_lua_manager_register(L);
@@ -467,6 +454,8 @@ int luaopen_mtenant_core(lua_State *L) {
   luaL_setfuncs(L, mt_lua_virtual_functions, 1);
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");
+  mt_lua_push_list_key(L);
+  lua_setfield(L, -2, "list");
   lua_pushstring(L, MT_VERSION);
   lua_setfield(L, -2, "version");
   return 1;

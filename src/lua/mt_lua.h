@@ -202,6 +202,7 @@ typedef struct mt_params {
 /* Arguments from `first` on as texts, valid while they are on the stack;
  * raises for what has no SQL form. Leaves one value more on the stack. */
 void mt_lua_params(lua_State *L, int first, mt_params *p);
+void mt_lua_push_list_key(lua_State *L);
 /* Prepares op and req for a query; wires them. */
 void mt_query_wire(mt_op *op, mt_req *req);
 void mt_query_cancel(mt_op *op, int code);

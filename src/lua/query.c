@@ -26,9 +26,9 @@ static const char *number_text(lua_State *L, const mt_rt *rt, int arg,
                                char *buf, size_t size) {
   locale_t before;
   lua_Number x;
-  if (lua_isinteger(L, arg))
-    return integer_text(lua_tointeger(L, arg), buf, size);
   x = lua_tonumber(L, arg);
+  if (lua_isinteger(L, arg) && (x != 0 || !signbit(x)))
+    return integer_text(lua_tointeger(L, arg), buf, size);
   if (isnan(x)) return "NaN";
   if (isinf(x)) return x > 0 ? "Infinity" : "-Infinity";
   before = uselocale(rt->c_locale);
@@ -97,11 +97,33 @@ static const char *param_text(lua_State *L, mt_rt *rt, int arg, int n,
                 luaL_typename(L, arg));
 }
 
+/* core.list: the parameters follow as a table and their number, because they
+ * are more than a call can have arguments. */
+static const char list_key;
+
+void mt_lua_push_list_key(lua_State *L) {
+  lua_pushlightuserdata(L, (void *)(uintptr_t)&list_key);
+}
+
+/* The texts stay valid: the list holds the strings. */
+static void listed(lua_State *L, mt_rt *rt, int list, mt_params *p,
+                   char (*bufs)[40]) {
+  int i;
+  for (i = 0; i < p->n; i++) {
+    lua_rawgeti(L, list, i + 1);
+    p->values[i] = param_text(L, rt, lua_gettop(L), i + 1, bufs[i],
+                              sizeof bufs[i], &p->lens[i]);
+    lua_pop(L, 1);
+  }
+}
+
 void mt_lua_params(lua_State *L, int first, mt_params *p) {
   mt_rt *rt = mt_lua_rt(L);
   char(*bufs)[40] = p->inline_bufs;
+  bool list = lua_touserdata(L, first) == (const void *)&list_key;
   int i;
-  p->n = lua_gettop(L) - first + 1;
+  p->n =
+      list ? (int)luaL_checkinteger(L, first + 2) : lua_gettop(L) - first + 1;
   p->values = p->inline_values;
   p->lens = p->inline_lens;
   if (p->n > 65535)
@@ -112,6 +134,11 @@ void mt_lua_params(lua_State *L, int first, mt_params *p) {
     p->values = (const char **)(void *)block;
     p->lens = (size_t *)(void *)(p->values + p->n);
     bufs = (char(*)[40])(void *)(p->lens + p->n);
+  }
+  if (list) {
+    luaL_checktype(L, first + 1, LUA_TTABLE);
+    listed(L, rt, first + 1, p, bufs);
+    return;
   }
   for (i = 0; i < p->n; i++)
     p->values[i] = param_text(L, rt, first + i, i + 1, bufs[i], sizeof bufs[i],

@@ -14,12 +14,12 @@ enum { MAX_DEPTH = 6 }; /* PostgreSQL's MAXDIM */
 
 static void push_integer(lua_State *L, const char *v, size_t len) {
   bool negative = len > 0 && *v == '-';
+  uint64_t n = 0, most = negative ? MT_LUA_INTEGER_MIN : MT_LUA_INTEGER_MAX;
   size_t i = negative;
-  uint64_t n = 0;
   for (; i < len && v[i] >= '0' && v[i] <= '9'; i++)
     n = n * 10 + (uint64_t)(v[i] - '0');
   /* no integer after all, or one that Lua has no number for */
-  if (i < len || len == 0 || n - negative > MT_LUA_INTEGER_MAX) {
+  if (i < len || len == 0 || n > most) {
     lua_pushlstring(L, v, len);
     return;
   }

@@ -11,6 +11,7 @@
 
 static int traceback(lua_State *L) {
   const char *message;
+  if (lua_isnil(L, 1)) return 1; /* error() says: end, and say nothing */
   lua_getglobal(L, "tostring");
   lua_pushvalue(L, 1);
   lua_call(L, 1, 1);
@@ -49,7 +50,7 @@ int main(int argc, char **argv) {
   luaL_openlibs(L);
   set_arg(L, argc, argv);
   failed = run(L, argc, argv);
-  if (failed) fprintf(stderr, "%s\n", lua_tostring(L, -1));
+  if (failed && !lua_isnil(L, -1)) fprintf(stderr, "%s\n", lua_tostring(L, -1));
   lua_close(L);
   return failed;
 }

@@ -227,6 +227,28 @@ function M.must(value, err)
 end
 
 
+--- An int8 as Lua has it: one beyond 2^53 is text on LuaJIT.
+---@param digits string
+function M.int8(digits)
+  local n = tonumber(digits)
+  local exact = math.type or math.abs(n) <= 2 ^ 53 and ("%.0f"):format(n) == digits
+  return exact and n or digits
+end
+
+
+--- A loop over rows() that is left: body(row) says when. Lua 5.4 closes what it
+--- iterates over, LuaJIT's loop can't.
+function M.loop(body, rows, ...)
+  local ok, err = pcall(function(...)
+    for row in rows, ... do
+      if body(row) then break end
+    end
+  end, ...)
+  if jit then rows:close() end
+  if not ok then error(err, 0) end
+end
+
+
 --- What the library says on stderr while fn runs.
 function M.stderr_of(fn, ...)
   local said, real = {}, io.stderr
@@ -243,6 +265,26 @@ end
 
 -- ---- other programs -------------------------------------------------------------
 
+local BUILD = os.getenv("MT_BUILD_DIR") or "build/release"
+local CORE_5_1 = BUILD .. "/lib/luajit/mtenant/core.so"
+
+
+--- What goes before a script's name, in the shell, to run it by an interpreter
+--- of the ABI of Lua 5.1; without one, the bare LuaJIT of the tests. nil: the
+--- module was not built for it.
+---@param interpreter? string
+function M.lua_5_1(interpreter)
+  local core_5_1 = io.open(CORE_5_1, "rb")
+  if not core_5_1 then return nil end
+  core_5_1:close()
+  local dir = "/usr/share/lua/5.1/"
+  return ("env LUA_PATH='lua/?.lua;lua/?/init.lua;tests/?.lua;./?.lua;"
+    .. "%s?.lua;%s?/init.lua;;' LUA_CPATH='%s/lib/luajit/?.so;"
+    .. "/usr/lib/x86_64-linux-gnu/lua/5.1/?.so;;' '%s'"):format(dir, dir, BUILD,
+    interpreter or BUILD .. "/tests/luajit-host")
+end
+
+
 --- A German locale in a directory of its own, for LOCPATH; nil when the machine
 --- can't make one. The caller removes it.
 function M.german_locale()
@@ -250,7 +292,7 @@ function M.german_locale()
   os.remove(dir)
   local ok = os.execute(("mkdir -m 755 '%s' && localedef -i de_DE -f UTF-8 "
     .. "'%s/de_DE.UTF-8' >/dev/null 2>&1"):format(dir, dir))
-  if ok then return dir end
+  if ok == true or ok == 0 then return dir end -- 0: Lua 5.1's way to say so
   os.execute("rm -rf '" .. dir .. "'")
 end
 
@@ -363,11 +405,18 @@ local function no_backend(server)
 end
 
 
+--- Collects all there is to collect.
+function M.collect()
+  if jit then jit.flush() end -- compiled code holds what it was compiled for
+  collectgarbage()
+  collectgarbage()
+end
+
+
 --- For after_each: disposes of what is left, then fails if that was not all.
 function M.assert_nothing_left()
   mtenant.dispose_all(3000)
-  collectgarbage()
-  collectgarbage()
+  M.collect()
   local left = not wait_until(quiet, 3000) and describe()
   for server in pairs(state.servers) do
     local function gone() return no_backend(server) end

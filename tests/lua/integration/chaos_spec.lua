@@ -12,8 +12,8 @@ local TASKS = 24
 -- a generator of our own: the same sequence everywhere
 local function generator(seed)
   return function(n)
-    seed = (seed * 1103515245 + 12345) % 2147483648
-    return seed // 65536 % n + 1
+    seed = seed * 16807 % 2147483647
+    return seed % n + 1
   end
 end
 

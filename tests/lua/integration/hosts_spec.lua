@@ -14,6 +14,12 @@ local HOSTS = {
   { "luv", arg[-1] .. " tests/host/luv.lua %s" },
 }
 
+local luajit = env.lua_5_1()
+for _, name in ipairs(luajit and { "run", "cqueues", "luv" } or {}) do
+  HOSTS[#HOSTS + 1] = { "LuaJIT (" .. name .. ".lua)",
+                        luajit .. " tests/host/" .. name .. ".lua %s" }
+end
+
 
 local function lines_of(command)
   local pipe = assert(io.popen("timeout 120 " .. command .. " 2>&1", "r"))

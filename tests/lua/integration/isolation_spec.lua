@@ -111,11 +111,10 @@ describe("tenants on the same connections", function()
       assert(#rows == t.count)
     end,
     function(t)
-      for row in t.db:rows("SELECT owner, g FROM items, "
-                           .. "generate_series(1, 2000) g") do
+      env.loop(function(row)
         check(t, { row })
-        if row.g == 700 then break end
-      end
+        return row.g == 700
+      end, t.db:rows("SELECT owner, g FROM items, generate_series(1, 2000) g"))
     end,
     function(t)
       t.db:pipeline(function(p)
@@ -150,8 +149,8 @@ describe("tenants on the same connections", function()
   local function run(manager, seed, steps)
     local random = seed
     local function rand(n) -- our own: the same on every Lua
-      random = (random * 1103515245 + 12345) % 2147483648
-      return random // 65536 % n + 1
+      random = random * 16807 % 2147483647
+      return random % n + 1
     end
     local tenants = {}
     for i, id in ipairs(IDS) do

@@ -41,9 +41,8 @@ describe("a pool", function()
         elseif kind == 2 then
           return env.must(db:exec("SELECT 1; SELECT 2"))
         elseif kind == 3 then
-          for row in db:rows("SELECT generate_series(1, 5) AS i") do
-            if row.i == 3 then break end
-          end
+          env.loop(function(row) return row.i == 3 end,
+                   db:rows("SELECT generate_series(1, 5) AS i"))
         end
         return env.must(db:value("SELECT $1::int", i))
       end)

@@ -196,9 +196,10 @@ describe("db:session", function()
         end)
       end,
       function(db)
-        for row in db:rows("SELECT current_setting('search_path') AS p") do -- luacheck: ignore 512
-          return row.p
-        end
+        local path
+        env.loop(function(row) path = row.p return true end,
+                 db:rows("SELECT current_setting('search_path') AS p"))
+        return path
       end,
       function(db) return db:value("SELECT current_setting('search_path')") end,
     }) do

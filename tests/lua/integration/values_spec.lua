@@ -4,6 +4,7 @@ local env = require "tests.support.env"
 local mtenant = require "mtenant"
 
 local null = mtenant.null
+local kind_of = math.type or type -- LuaJIT has one kind of number
 
 
 local function db_of(id)
@@ -26,7 +27,7 @@ describe("a value from the server", function()
           assert.is_true(expected(value), sql .. " gave " .. tostring(value))
         else
           assert.same(expected, value, sql)
-          assert.equal(math.type(expected), math.type(value), sql)
+          assert.equal(kind_of(expected), kind_of(value), sql)
         end
         if value == value and type(value) ~= "table" then
           assert.equal(value, db:value("SELECT " .. sql), sql)
@@ -41,9 +42,10 @@ describe("a value from the server", function()
     ["2147483647"] = 2147483647,
     ["'-2147483648'::int4"] = -2147483648,
     ["0"] = 0,
-    ["9223372036854775807"] = math.maxinteger,
-    ["'-9223372036854775808'::int8"] = math.mininteger,
-    ["9007199254740993"] = 9007199254740993,
+    ["9223372036854775807"] = env.int8("9223372036854775807"),
+    ["'-9223372036854775808'::int8"] = env.int8("-9223372036854775808"),
+    ["9007199254740992"] = 9007199254740992,
+    ["9007199254740993"] = env.int8("9007199254740993"),
     ["4294967295::oid"] = 4294967295,
     ["count(*)"] = 1,
   }))
@@ -104,7 +106,7 @@ describe("a value from the server", function()
     ["ARRAY[1.5, 'NaN']::float8[]"] = function(v)
       return v[1] == 1.5 and v[2] ~= v[2] and #v == 2
     end,
-    ["ARRAY[9223372036854775807]"] = { math.maxinteger },
+    ["ARRAY[9223372036854775807]"] = { env.int8("9223372036854775807") },
     ["ARRAY[1.10, 2]"] = { "1.10", "2" },
     ["ARRAY['a', 'b,c', 'd\"e', 'f\\g', '{h}', ' i ', '', 'NULL', NULL]"] =
       { "a", "b,c", 'd"e', "f\\g", "{h}", " i ", "", "NULL", null },

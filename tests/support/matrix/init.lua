@@ -333,6 +333,7 @@ end
 --- Makes the family's tests, one for each of its cells. `b` has busted's
 -- functions: the `_ENV` of the spec.
 function M.describe(b, name, family)
+  b = b or getfenv(2) -- luacheck: ignore 113 (LuaJIT has no _ENV)
   b.describe("fault matrix, " .. name .. ":", function()
     b.setup(M.set_up(family))
     b.teardown(M.tear_down(family))
