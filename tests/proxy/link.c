@@ -6,6 +6,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -360,6 +361,26 @@ void links_cut(proxy *p, struct cut cut) {
 void links_freeze(proxy *p) {
   struct link *l;
   for (l = p->links; l; l = l->next) link_stop(l);
+}
+
+void socket_deafen(int fd, bool deaf) {
+  struct sock_filter nothing = BPF_STMT(BPF_RET | BPF_K, 0);
+  struct sock_fprog program = {.len = 1, .filter = &nothing};
+  int none = 0;
+  if (deaf) {
+    int rc =
+        setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof program);
+    assert(rc == 0);
+    (void)rc;
+  } else { /* fails where there is none */
+    (void)setsockopt(fd, SOL_SOCKET, SO_DETACH_FILTER, &none, sizeof none);
+  }
+}
+
+void links_deafen(proxy *p, bool deaf) {
+  struct link *l;
+  for (l = p->links; l; l = l->next)
+    if (l->ends[PROXY_UP].fd >= 0) socket_deafen(l->ends[PROXY_UP].fd, deaf);
 }
 
 void links_thaw(proxy *p) {

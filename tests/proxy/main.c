@@ -14,6 +14,7 @@
  *   cut-open DIR AT HOW  those that are open, when AT more bytes have passed
  *   reset              RST for all that are open
  *   silent             blackhole: sockets stay and are accepted, nothing moves
+ *   deaf               silent, and nothing is acknowledged, no SYN either
  *   refuse             nobody listens any more; what is open goes on
  *   normal             ends all of this: what was held back moves again, what
  *                      a cut has silenced is reset, no cut is due any more
@@ -148,11 +149,17 @@ static bool set_rule(const char *name, char **rest) {
   return true;
 }
 
+static void deafen(bool deaf) {
+  if (listener.fd >= 0) socket_deafen(listener.fd, deaf);
+  links_deafen(&the_proxy, deaf);
+}
+
 static bool normal(void) {
   memset(the_proxy.rules, 0, sizeof the_proxy.rules);
   the_proxy.next_cut.how = CUT_NONE;
   the_proxy.garbage = false;
   the_proxy.silent = false;
+  deafen(false);
   links_thaw(&the_proxy);
   return listener.fd >= 0 || listen_again();
 }
@@ -177,7 +184,8 @@ static bool obey(const char *name, char **rest) {
     the_proxy.garbage_seed = (uint32_t)strtoul(word(rest), NULL, 10);
   } else if (strcmp(name, "reset") == 0) {
     links_reset(&the_proxy);
-  } else if (strcmp(name, "silent") == 0) {
+  } else if (strcmp(name, "silent") == 0 || strcmp(name, "deaf") == 0) {
+    if (*name == 'd') deafen(true);
     the_proxy.silent = true;
     links_freeze(&the_proxy);
   } else if (strcmp(name, "refuse") == 0) {

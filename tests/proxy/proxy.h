@@ -55,6 +55,11 @@ void link_open(proxy *p, int fd);
 void links_reset(proxy *p);
 void links_cut(proxy *p, struct cut cut); /* at so many bytes from now */
 void links_freeze(proxy *p);
+/* The kernel drops whatever comes to this socket, before TCP sees it: nothing
+ * is acknowledged. Undone by false. */
+void socket_deafen(int fd, bool deaf);
+/* The same for all clients' sockets. */
+void links_deafen(proxy *p, bool deaf);
 /* Goes on with what is frozen; resets those that a cut has silenced; nobody is
  * to be cut any more. */
 void links_thaw(proxy *p);

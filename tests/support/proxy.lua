@@ -112,6 +112,12 @@ function methods:reset() return self:command("reset") end
 function methods:blackhole() return self:command("silent") end
 
 
+--- A blackhole whose kernel is gone as well: nothing that comes is
+-- acknowledged, as with a host that lost its power. What the client had not
+-- acknowledged yet is still sent again: let it be quiet for 100 ms before.
+function methods:deaf() return self:command("deaf") end
+
+
 --- Connects are refused; what is open goes on.
 function methods:refuse() return self:command("refuse") end
 
