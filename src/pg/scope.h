@@ -128,9 +128,10 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
 #define MT__LOCKED(schema)                                  \
   "pg_catalog.pg_get_object_address('schema',array[" schema \
   "::pg_catalog.text],'{}')"
-#define MT__IS_CURRENT(schema)                                               \
-  "pg_catalog.current_schema() is not distinct from " schema "::pg_catalog." \
-                                                             "name"
+#define MT__IS_CURRENT(schema)                               \
+  "pg_catalog.current_schema() is not distinct from " schema \
+  "::pg_catalog."                                            \
+  "name"
 
 /* At the start of a connection: 22012 unless it is on its guard path, which
  * comes from our startup option, or behind a pooler from ALTER ROLE. */
