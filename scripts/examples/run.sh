@@ -133,6 +133,7 @@ expect() { # status, pattern of the body, tenant, path, curl's options...
 check_service() {
   local json='Content-Type: application/json'
   expect 200 '"healthy":true' localhost /health
+  expect 200 'notes_pool_open [0-9]' localhost /metrics
   expect 400 'Tenant ID is required' localhost /notes
   expect 403 'Invalid tenant' nobody.example.test /notes
   expect 403 'Invalid tenant' initech.example.test /notes

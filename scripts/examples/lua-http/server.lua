@@ -7,6 +7,7 @@ local headers = require "http.headers"
 local http_server = require "http.server"
 local http_util = require "http.util"
 local json = require "cjson.safe"
+local metrics = require "notes.metrics"
 local middleware = require "mtenant.middleware"
 local mtenant = require "mtenant"
 local policy = require "notes.policy"
@@ -50,6 +51,7 @@ local function answer(request)
     local healthy = health and health.healthy
     return healthy and 200 or 503, health or { healthy = false }
   end
+  if request.path == "/metrics" then return 200, metrics.text(manager) end
   local ok, status, body = identify(request)
   if not ok then return status, body end
   return service.answer(context:get_tenant_db(), request)
@@ -64,13 +66,14 @@ local function on_stream(_, stream)
   end
   local head = headers.new()
   head:append(":status", tostring(status))
-  head:append("content-type", "application/json")
+  local text = type(body) == "string"
+  head:append("content-type", text and "text/plain" or "application/json")
   if not body then
     assert(stream:write_headers(head, true))
     return
   end
   assert(stream:write_headers(head, false))
-  assert(stream:write_chunk(json.encode(body) .. "\n", true))
+  assert(stream:write_chunk(text and body or json.encode(body) .. "\n", true))
 end
 
 
