@@ -86,6 +86,21 @@ function M.timeout_ms()
 end
 
 
+--- Asks other name servers than the machine's (/etc/resolv.conf) for the host
+-- names of databases: those of a container's network, or of a test. For all
+-- managers of this Lua state; not while a name is being looked up.
+---@param list string[]  "127.0.0.1:5353", "[::1]:53"; the port may be left out
+function M.set_name_servers(list)
+  if type(list) ~= "table" or type(list[1]) ~= "string" then
+    errors.misuse(2, "set_name_servers: list must be an array of strings")
+  end
+  if not core.dns_servers(table.concat(list, ",")) then
+    errors.misuse(2, "set_name_servers: %s can't be used, or a name is being "
+      .. "looked up", table.concat(list, ","))
+  end
+end
+
+
 --- Does nobody wait for anything?
 ---@return boolean
 function M.idle()

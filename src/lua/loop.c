@@ -4,6 +4,7 @@
  */
 #include "lua/mt_lua.h"
 #include "mtenant_lua.h"
+#include "pg/resolver.h"
 
 static bool in_use(const mt_rt *rt) {
   return rt->managers > 0 || rt->nops > rt->nfree || rt->watchers > 0 ||
@@ -116,12 +117,18 @@ static int step_pointer(lua_State *L) {
   return 2;
 }
 
-const luaL_Reg mt_lua_loop_functions[] = {{"pollfd", pollfd},
-                                          {"step", step},
-                                          {"timeout_ms", timeout_ms},
-                                          {"flush", flush},
-                                          {"engaged", engaged},
-                                          {"live", live},
-                                          {"step_pointer", step_pointer},
-                                          {"borrowed", borrowed},
-                                          {NULL, NULL}};
+/* dns_servers(csv): the name servers to ask instead of the machine's */
+static int dns_servers(lua_State *L) {
+  const char *servers = luaL_checkstring(L, 1);
+  int rc = mt_resolver_set_servers(mt_lua_rt(L)->real.reactor, servers);
+  if (rc == MT_E_OUT_OF_MEMORY) return luaL_error(L, "not enough memory");
+  lua_pushboolean(L, rc == MT_OK);
+  return 1;
+}
+
+const luaL_Reg mt_lua_loop_functions[] = {
+    {"pollfd", pollfd},           {"step", step},
+    {"timeout_ms", timeout_ms},   {"flush", flush},
+    {"engaged", engaged},         {"live", live},
+    {"dns_servers", dns_servers}, {"step_pointer", step_pointer},
+    {"borrowed", borrowed},       {NULL, NULL}};

@@ -112,6 +112,13 @@ static resolver *resolver_get(mt_reactor *r) {
   return rs;
 }
 
+int mt_resolver_set_servers(mt_reactor *r, const char *servers) {
+  resolver *rs = resolver_get(r);
+  int rc = rs ? ares_set_servers_ports_csv(rs->channel, servers) : ARES_ENOMEM;
+  if (rc == ARES_SUCCESS) return MT_OK;
+  return rc == ARES_ENOMEM ? MT_E_OUT_OF_MEMORY : MT_E_MISUSE;
+}
+
 static void lookup_free(mt_lookup *l) {
   mt_defer_del(&l->defer);
   mt_error_unref(l->err);

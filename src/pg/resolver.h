@@ -22,4 +22,9 @@ int mt_resolve(mt_reactor *r, const char *host, mt_lookup_fn fn, void *data,
 /* fn will not run. */
 void mt_lookup_cancel(mt_lookup *lookup);
 
+/* Asks these name servers from now on, "127.0.0.1:5353,[::1]:53", instead of
+ * the machine's; for all lookups on the reactor. MT_E_MISUSE: they can't be
+ * read, or lookups are under way. */
+int mt_resolver_set_servers(mt_reactor *r, const char *servers);
+
 #endif
