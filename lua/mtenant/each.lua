@@ -58,12 +58,14 @@ local function each(list, concurrency, fn)
   state.results.n = state.n
   local workers, limit = {}, math.min(concurrency, state.n)
   caller.workers = workers -- a guest may go without an end
+  local work -- one for all: ten thousand of them are many closures
   local function start_one()
     if #workers == limit or state.next > state.n then return end
-    local worker = task.spawn(each_worker(state, start_one))
+    local worker = task.spawn(work)
     worker.observed = true
     workers[#workers + 1] = worker
   end
+  work = each_worker(state, start_one)
   start_one()
   local i = 0
   while i < #workers do

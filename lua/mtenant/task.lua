@@ -87,6 +87,13 @@ local function after(task, previous, ok, first, ...)
 end
 
 
+-- what a task's coroutine runs: no closure for each, and a tail call
+local function body(task, ...)
+  if task.cancelled then return nil, task.cancelled end
+  return task.fn(...)
+end
+
+
 -- The coroutine is made here, not by who spawns it: OpenResty's coroutines
 -- inherit the request of the one that makes them.
 local function step(task, ...)
@@ -95,12 +102,11 @@ local function step(task, ...)
     return host.wake(task.waiter)
   end
   local co, previous = task.co, current
-  if not co then
-    co = co_create(task.body)
-    task.co = co
-  end
   current = task
-  return after(task, previous, co_resume(co, ...))
+  if co then return after(task, previous, co_resume(co, ...)) end
+  co = co_create(body)
+  task.co = co
+  return after(task, previous, co_resume(co, task, ...))
 end
 
 
@@ -249,8 +255,8 @@ local function suspend(start)
 end
 
 
---- Suspends the calling task until a callback calls `resume(...)`; returns
--- those values, or `nil, err` when the task is cancelled first.
+--- Suspends the task until a callback calls `resume(...)`; returns those
+-- values, or `nil, err` when the task is cancelled first.
 ---@param start fun(resume: fun(...))
 function M.suspend(start)
   local stop = M.check("task.suspend")
@@ -291,8 +297,7 @@ local function interrupt(task, code, err)
 end
 
 
---- What bears the caller's tenant context in its field `context`: its task, the
--- host's coroutine, or the program outside of them.
+--- What bears the tenant context in a field: task, host's coroutine, or program.
 ---@return table
 function M.bearer()
   local now = M.current()
@@ -308,14 +313,10 @@ function M.spawn(fn, ...)
   if type(fn) ~= "function" then
     errors.misuse(2, "spawn: fn must be a function, got %s", type(fn))
   end
-  local task
-  task = setmetatable({
+  local task = setmetatable({
     done = false,
     context = M.bearer().context,
-    body = function(...)
-      if task.cancelled then return nil, task.cancelled end
-      return fn(...)
-    end,
+    fn = fn,
   }, task_mt)
   live[task] = true
   enqueue(task, ...)
@@ -374,7 +375,7 @@ function M.cancel_all(reason)
 end
 
 
--- no watcher is left but those that serve the program as a whole (signals)
+-- no watcher is left but those that serve the whole program (signals)
 local function nothing_to_wait_for()
   local stats = core.stats()
   return stats.loop_watchers <= stats.background_watchers
@@ -455,7 +456,7 @@ function M.current()
 end
 
 
---- Does a task of ours run now, and its loop turn?
+--- Does a task of ours run now?
 function M.runs()
   return current ~= nil
 end
