@@ -15,6 +15,14 @@ local function list(n, prefix)
 end
 
 
+local function rss_mib()
+  local file = assert(io.open("/proc/self/status"))
+  local kib = file:read("*a"):match("VmRSS:%s*(%d+)")
+  file:close()
+  return tonumber(kib) / 1024
+end
+
+
 describe("a server that is down", function()
   local server
 
@@ -144,11 +152,14 @@ describe("a server that is down", function()
       connection = { retry = { max_attempts = 40 } },
     }, server)
     server:stop("immediate")
+    collectgarbage()
+    local idle_mib, peak_mib = rss_mib(), 0
     local gap, beats, last = 0, 0, mtenant.now_ms()
     local heart = mtenant.spawn(function()
       while true do
         if not mtenant.sleep(10) then return end
         local now = mtenant.now_ms()
+        if beats % 10 == 0 then peak_mib = math.max(peak_mib, rss_mib()) end
         gap, beats, last = math.max(gap, now - last - 10), beats + 1, now
       end
     end)
@@ -171,12 +182,14 @@ describe("a server that is down", function()
     heart:cancel()
     assert.is_nil(errs and tostring(select(2, next(errs))))
     assert.equal(STORM, #done_at)
+    assert.is_true(beats > 100, "the heart beat " .. beats .. " times")
     table.sort(done_at)
     if os.getenv("MT_STORM_TENANTS") then
       io.stderr:write(("storm: %d tenants, %d connects while down, first after "
-        .. "%.0f ms, last after %.0f ms, longest gap %.1f ms in %d beats\n")
+        .. "%.0f ms, last after %.0f ms, longest gap %.1f ms in %d beats, "
+        .. "%.1f MiB more than idle\n")
         :format(STORM, tried, done_at[1] - up_at, done_at[#done_at] - up_at, gap,
-                beats))
+                beats, peak_mib - idle_mib))
     end
   end, 60000))
 end)
