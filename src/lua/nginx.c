@@ -30,15 +30,8 @@ typedef struct attached {
 /* ---- the descriptor --------------------------------------------------------------- */
 
 static void on_readable(ngx_event_t *ev) {
-  ngx_connection_t *c = ev->data;
-  attached *a = c->data;
-  /* the worker leaves: connections end with their requests, and the rest when
-   * the Lua state is closed */
-  if (c->close) {
-    c->close = 0;
-    c->idle = 0;
-    return;
-  }
+  const ngx_connection_t *c = ev->data;
+  const attached *a = c->data;
   a->step(a->reactor);
 }
 
@@ -91,7 +84,9 @@ static int attach(lua_State *L) {
   c->read->log = c->write->log = ngx_cycle->log;
   c->read->handler = on_readable;
   c->write->handler = on_writable;
-  c->read->channel = 1; /* nothing that keeps the worker from its end */
+  /* nothing that keeps the worker from its end: what is open then is closed
+   * with the Lua state */
+  c->read->channel = 1;
   if (ngx_add_event(c->read, NGX_READ_EVENT, NGX_LEVEL_EVENT) != NGX_OK) {
     ngx_free_connection(c);
     c->fd = (ngx_socket_t)-1;
