@@ -61,6 +61,11 @@ local SERVER = [[
 
 
 describe("nginx under load", function()
+  local web
+  after_each(function()
+    if web then web:stop() end
+  end)
+
   it("serves every request but those of a restart, and leaks nothing",
      env.in_task(function()
     local server = env.start()
@@ -70,7 +75,7 @@ describe("nginx under load", function()
         .. "ON t_%s.me TO PUBLIC"):format(id, id, id), server)
     end
     local port = free_port()
-    local web = nginx.start({
+    web = nginx.start({
       http = HTTP:format(server.url, env.APPLICATION),
       server = SERVER:format(port), workers = 2,
     })
@@ -134,6 +139,7 @@ describe("nginx under load", function()
     assert.is_true(after < before * 1.5, ("%d KiB, then %d"):format(before, after))
     assert.is_true(env.count(nil, server) <= 8, env.count(nil, server))
     web:stop()
+    web = nil
     env.eventually("no backend is left", function()
       return env.count(nil, server) == 0
     end)
