@@ -1,6 +1,6 @@
 --- nginx under load, while all goes on that goes on in production: reloads,
 -- clients that go away, backends that are killed, a restart of the server.
--- 20 seconds, or MT_LOAD_SECONDS=600 of them. Needs wrk.
+-- 10 seconds, or MT_LOAD_SECONDS=600 of them. Needs wrk.
 
 local env = require "tests.support.env"
 local mtenant = require "mtenant"
@@ -8,7 +8,7 @@ local nginx = require "tests.support.nginx"
 local program = require "tests.support.program"
 
 local sh = program.sh
-local SECONDS = tonumber(os.getenv("MT_LOAD_SECONDS")) or 20
+local SECONDS = tonumber(os.getenv("MT_LOAD_SECONDS")) or 10
 local RELOAD_S = SECONDS >= 120 and 20 or 3
 
 
