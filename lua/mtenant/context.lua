@@ -91,7 +91,7 @@ function methods:enter(given)
     errors.misuse(2, "enter: call it in a task, or in a request of the host")
   end
   set(bearer, self, context)
-  if bearer.guest then bearer.home.context = bearer.context end
+  if bearer.home then bearer.home.context = bearer.context end
 end
 
 

@@ -33,6 +33,8 @@ local M = {}
 --  wait(waiter)  suspends the caller until `wake`; may return earlier
 --  wake(waiter)  from within `step`; what it resumes may run at once
 --  busy()  optional: something was asked for, so the loop must go on
+--  home()  optional: for who can't wait, what `here` has for a store; where it
+--          is there, those that have one store share a tenant context
 --  blocks  may mtenant.run turn the loop from outside? false
 ---@return integer fd  to be watched for reading
 function M.attach(host)

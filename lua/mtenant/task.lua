@@ -13,7 +13,6 @@ local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local unobserved = require "mtenant.unobserved"
 
-
 local co_create, co_resume = coroutine.create, coroutine.resume
 local co_running, co_status = coroutine.running, coroutine.status
 local co_yield, may_wait = coroutine.yield, core.may_wait
@@ -183,7 +182,8 @@ local function guest()
   if not key then return nil, store end
   local found = store[key]
   if not found then
-    found = { guest = true, done = false, waiter = host.waiter(), home = store }
+    local home = host.home and store
+    found = { guest = true, done = false, waiter = host.waiter(), home = home }
     store[key] = found
   end
   return found
@@ -302,7 +302,7 @@ end
 function M.bearer()
   local now = M.current()
   if not now then return host and host.home and host.home() or outside end
-  if now.guest then now.context = now.context or now.home.context end
+  if now.home then now.context = now.context or now.home.context end
   return now
 end
 

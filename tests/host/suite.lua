@@ -2,7 +2,8 @@
 -- loop and the coroutines belong to the host.
 --
 -- Each is a function of `t`: t.mtenant, t.manager, t.db(id), t.start(fn) (a
--- coroutine as the host makes them), t.pause(ms) (the host's own sleep). What
+-- coroutine as the host makes them), t.pause(ms) (the host's own sleep),
+-- t.one_request (these coroutines belong to one request, as in nginx). What
 -- fails raises.
 
 local M = {}
@@ -273,6 +274,22 @@ local CHECKS = {
       end)
     end)
     equal(false, context:is_in_tenant_context())
+  end },
+
+  { "a context that is entered, and by whom", function(t)
+    local context = t.mtenant.create_tenant_context(t.manager)
+    local entered, other
+    t.start(function()
+      context:enter("a")
+      t.pause(50)
+      entered = context:get_tenant_id()
+    end)
+    t.pause(10)
+    t.start(function() other = context:get_tenant_id_or_null() or "none" end)
+    t.pause(100)
+    equal("a", entered)
+    equal(t.one_request and "a" or "none", other)
+    equal(t.one_request or false, context:is_in_tenant_context())
   end },
 
   { "a wait where none is possible", function(t)

@@ -144,11 +144,13 @@ function methods:get(path, options)
 end
 
 
---- Bodies of several requests at the same time, one a line.
-function methods:get_all(list, options)
+--- Bodies of several requests at the same time.
+---@param list table[]  each a path, and curl's options
+function methods:get_all(list)
   local commands = {}
-  for i, path in ipairs(list) do
-    commands[i] = ("%s > %s/out.%d &"):format(self:curl(path, options), self.dir, i)
+  for i, request in ipairs(list) do
+    commands[i] = ("%s > %s/out.%d &"):format(
+      self:curl(request[1], request[2]), self.dir, i)
   end
   commands[#commands + 1] = "wait"
   sh(table.concat(commands, "\n"))

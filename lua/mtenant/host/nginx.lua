@@ -6,6 +6,7 @@
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local host = require "mtenant.host"
+local task = require "mtenant.task"
 
 
 local ngx = ngx -- luacheck: ignore 113
@@ -145,7 +146,7 @@ function M.here()
   M.ready()
   local co = running()
   if not may_wait(co) then
-    return nil, "it can't across a C call (table.sort, string.gsub)"
+    return nil, task.ACROSS_C
   end
   local store = ngx.ctx[KEY]
   if not (store and store.watched) then store = new_store() end

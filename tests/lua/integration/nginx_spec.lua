@@ -52,7 +52,7 @@ describe("mtenant in nginx", function()
         location / { content_by_lua_block {
           require("tests.host.suite").run {
             mtenant = mtenant, url = "@url@", say = ngx.say,
-            start = function(fn) ngx.thread.spawn(fn) end,
+            start = function(fn) ngx.thread.spawn(fn) end, one_request = true,
             pause = function(ms) ngx.sleep(ms / 1000) end,
           }
         } }
@@ -175,7 +175,7 @@ describe("mtenant in nginx", function()
     for _ = 1, 3 do
       os.execute(("(sleep 0.2; kill -HUP %s) &"):format(web:pid()))
       assert.same({ "t_acme", "t_acme", "t_acme" },
-                  web:get_all({ "/", "/", "/" }))
+                  web:get_all({ { "/" }, { "/" }, { "/" } }))
     end
     env.eventually("the old workers have gone", function()
       return env.count() <= 3
@@ -233,11 +233,13 @@ describe("mtenant in nginx", function()
     body, status = web:get("/raise", "-H 'X-Tenant: acme'")
     assert.equal(500, status)
     assert.equal('{"error":"Internal server error"}', body)
+    local requests, expected = {}, {}
     for i = 1, 20 do
       local id = i % 2 == 0 and "acme" or "globex"
-      local got = web:get("/", "-H 'X-Tenant: " .. id .. "'")
-      assert.equal(("t_%s %s %s"):format(id, id, id:upper()), got)
+      requests[i] = { "/", "-H 'X-Tenant: " .. id .. "'" }
+      expected[i] = ("t_%s %s %s"):format(id, id, id:upper())
     end
+    assert.same(expected, web:get_all(requests))
   end)
 
   it("tells its health", function()
