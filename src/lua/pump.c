@@ -8,15 +8,15 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "base/alloc.h"
+#include "base/private_dir.h"
 #include "lua/mt_lua.h"
 
 #define MT_LUA_PUMP MT_LUA_NAME("pump")
@@ -27,8 +27,9 @@ typedef struct pump {
   int loop;    /* the core's descriptor */
   int stepped; /* eventfd: the host has stepped, or it is over */
   int listener;
-  char dir[32], path[48];
-  volatile bool over;
+  char dir[64];
+  struct sockaddr_un at; /* in dir */
+  atomic_bool over;
 } pump;
 
 /* Blocks until fd is readable. False: the end. */
@@ -50,7 +51,8 @@ static void take(int eventfd) {
 static void *run(void *data) {
   pump *p = data;
   int out = -1;
-  if (wait_for(p, p->listener)) out = accept(p->listener, NULL, NULL);
+  if (wait_for(p, p->listener))
+    out = accept4(p->listener, NULL, NULL, SOCK_CLOEXEC);
   while (out >= 0 && wait_for(p, p->loop)) {
     if (send(out, "!", 1, MSG_NOSIGNAL) != 1) break;
     if (!wait_for(p, p->stepped)) break;
@@ -69,9 +71,9 @@ static int end(lua_State *L) {
     pthread_join(p->thread, NULL);
   }
   p->runs = false;
-  if (p->path[0]) unlink(p->path);
+  if (p->at.sun_path[0]) unlink(p->at.sun_path);
   if (p->dir[0]) rmdir(p->dir);
-  p->path[0] = p->dir[0] = '\0';
+  p->at.sun_path[0] = p->dir[0] = '\0';
   if (p->listener >= 0) close(p->listener);
   if (p->stepped >= 0) close(p->stepped);
   p->listener = p->stepped = -1;
@@ -88,23 +90,18 @@ static int stepped(lua_State *L) {
 }
 
 static int path(lua_State *L) {
-  lua_pushstring(L, ((pump *)luaL_checkudata(L, 1, MT_LUA_PUMP))->path);
+  const pump *p = luaL_checkudata(L, 1, MT_LUA_PUMP);
+  lua_pushstring(L, p->at.sun_path);
   return 1;
 }
 
-/* In a directory of our own, which nobody else may enter. */
-static bool listen_at(pump *p) {
-  struct sockaddr_un a = {.sun_family = AF_UNIX};
-  snprintf(p->dir, sizeof p->dir, "/tmp/mtenant-XXXXXX");
-  if (!mkdtemp(p->dir)) {
-    p->dir[0] = '\0';
-    return false;
-  }
-  snprintf(p->path, sizeof p->path, "%s/pump", p->dir);
-  memcpy(a.sun_path, p->path, strlen(p->path) + 1);
+static bool start_listening(pump *p) {
+  if (!mt_private_dir(p->dir, sizeof p->dir, "mtenant")) return false;
+  p->at.sun_family = AF_UNIX;
+  snprintf(p->at.sun_path, sizeof p->at.sun_path, "%s/pump", p->dir);
   p->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   return p->listener >= 0 &&
-         bind(p->listener, (struct sockaddr *)&a, sizeof a) == 0 &&
+         bind(p->listener, (struct sockaddr *)&p->at, sizeof p->at) == 0 &&
          listen(p->listener, 1) == 0;
 }
 
@@ -128,7 +125,7 @@ static int new_pump(lua_State *L) {
   p->stepped = eventfd(0, EFD_CLOEXEC);
   luaL_getmetatable(L, MT_LUA_PUMP);
   lua_setmetatable(L, -2);
-  if (p->stepped >= 0 && listen_at(p) && start(p)) return 1;
+  if (p->stepped >= 0 && start_listening(p) && start(p)) return 1;
   return luaL_error(L, "mtenant: no socket for the loop: %s", strerror(errno));
 }
 

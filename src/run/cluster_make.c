@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/private_dir.h"
 #include "run/cluster_priv.h"
 #include "run/pgbin.h"
 #include "run/proc.h"
@@ -55,29 +56,11 @@ static bool drop_root(mt_run_cluster *c) {
   return true;
 }
 
-/* Nothing that a URL, the configuration or a list of hosts must quote. */
-static bool is_plain(const char *path) {
-  return path[0] == '/' && path[strspn(path,
-                                       "abcdefghijklmnopqrstuvwxyz"
-                                       "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                       "0123456789/._-")] == '\0';
-}
-
 /* A socket's path has 107 bytes at most: c->dir is short enough for that. */
-static bool make_dir(mt_run_cluster *c, const char *parent) {
-  if (!is_plain(parent)) return false;
-  int len = snprintf(c->dir, sizeof c->dir, "%s/mtenant-pg-XXXXXX", parent);
-  if (len > 0 && (size_t)len < sizeof c->dir && mkdtemp(c->dir)) return true;
-  c->dir[0] = '\0';
-  return false;
-}
-
 static bool make_private_dir(mt_run_cluster *c) {
-  const char *tmp = getenv("TMPDIR");
   umask(077);
-  if (tmp && *tmp && make_dir(c, tmp)) return true;
-  if (!make_dir(c, "/tmp")) return fail_errno(c, "cannot make a directory");
-  return true;
+  return mt_private_dir(c->dir, sizeof c->dir, "mtenant-pg") ||
+         fail_errno(c, "cannot make a directory");
 }
 
 /* Runs a program to its end; false when it fails or the runner is gone. */
