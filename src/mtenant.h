@@ -51,12 +51,6 @@ extern "C" {
 MT_API const char *mt_version(void);
 MT_API int mt_abi_version(void);
 
-/* MT_OK if the library that runs is one for this header. To be asked first by
- * who loads the library at run time; the linker sees to it otherwise. */
-static inline int mt_check_abi(int wanted) {
-  return mt_abi_version() == wanted ? 0 : -20; /* MT_E_MISUSE */
-}
-
 /* ---- errors ------------------------------------------------------------ */
 
 /* X(enum suffix, name, retryable while connecting) */
@@ -87,6 +81,12 @@ static inline int mt_check_abi(int wanted) {
 enum { MT__ORD_OK, MT_CODE_MAP(MT__CODE_ORD) MT__ORD_COUNT };
 #define MT__CODE_ENUM(suffix, name, retry) MT_E_##suffix = -MT__ORD_##suffix,
 typedef enum mt_code { MT_OK = 0, MT_CODE_MAP(MT__CODE_ENUM) } mt_code;
+
+/* MT_OK if the library that runs is one for this header. To be asked first by
+ * who loads the library at run time; the linker sees to it otherwise. */
+static inline int mt_check_abi(int wanted) {
+  return mt_abi_version() == wanted ? MT_OK : MT_E_MISUSE;
+}
 
 /*
  * What went wrong. Immutable and counted: an error handed to a callback is

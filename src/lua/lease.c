@@ -118,9 +118,7 @@ static mt_req *make(mt_lease_ud *u, mt_sql *sql, unsigned flags,
   }
   req->flags |= prelude(u, req, &sql->info);
   if (u->session || sql->info.cls > MT_SQL_PLAIN) req->flags |= MT_REQ_UNNAMED;
-  if (sql->info.lasting || sql->info.cls == MT_SQL_BLOCK)
-    u->lease->tainted = true;
-  if (sql->info.unprovable) u->lease->unprovable = true;
+  mt_lease_note(u->lease, &sql->info);
   return req;
 }
 

@@ -19,7 +19,6 @@ static void move_to(mt_rt *rt, mt_reactor *r) {
   }
   if (!rt->real.borrowed) mt_reactor_free(rt->real.reactor);
   rt->real.reactor = r;
-  rt->owns_loop = false;
 }
 
 /* Opens the module as `require` would. */

@@ -99,7 +99,6 @@ static mt_rt *rt_new(lua_State *L) {
   mt_rand_seed(&rt->real.rand, seed_of(rt));
   rt->c_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
   if (!rt->c_locale) luaL_error(L, "mtenant: no memory for a locale");
-  rt->owns_loop = true;
   lua_setfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);
   rt->L = lua_newthread(L);
   mt_lua_disown_thread(rt->L);
@@ -433,6 +432,10 @@ static const luaL_Reg functions[] = {
     {NULL, NULL}};
 
 int luaopen_mtenant_core(lua_State *L) {
+  const luaL_Reg *const all[] = {functions, mt_lua_ops_functions,
+                                 mt_lua_loop_functions, mt_lua_pump_functions,
+                                 mt_lua_virtual_functions};
+  size_t i;
   if (!push_rt(L)) rt_new(L);
   lua_settop(L, 0);
   mt_lua_manager_register(L);
@@ -442,16 +445,10 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_watch_register(L);
   mt_lua_pump_register(L);
   lua_newtable(L);
-  push_rt(L);
-  luaL_setfuncs(L, functions, 1);
-  push_rt(L);
-  luaL_setfuncs(L, mt_lua_ops_functions, 1);
-  push_rt(L);
-  luaL_setfuncs(L, mt_lua_loop_functions, 1);
-  push_rt(L);
-  luaL_setfuncs(L, mt_lua_pump_functions, 1);
-  push_rt(L);
-  luaL_setfuncs(L, mt_lua_virtual_functions, 1);
+  for (i = 0; i < sizeof all / sizeof *all; i++) {
+    push_rt(L);
+    luaL_setfuncs(L, all[i], 1);
+  }
   lua_pushlightuserdata(L, NULL);
   lua_setfield(L, -2, "null");
   mt_lua_push_list_key(L);

@@ -124,7 +124,6 @@ struct mt_rt {
   mt_shape shapes[MT_SHAPES]; /* by statement */
   locale_t c_locale;          /* numbers as SQL writes them */
   bool closing;               /* the VM goes away: Lua is not called any more */
-  bool owns_loop;
   int managers, leases, watchers; /* alive, for leak checks */
   int background;                 /* of the watchers */
   const void *db_metatable;

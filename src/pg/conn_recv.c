@@ -108,6 +108,11 @@ static mt_error *scope_failed(mt_conn *c, mt_req *req, mt_error *e) {
   return e;
 }
 
+/* What is answered now; at the Sync the user's statement is. */
+static int step_kind(const mt_req *req) {
+  return req->step < req->nsteps ? req->steps[req->step] : MT_STEP_USER;
+}
+
 /* A prepared statement may be stale (DDL) or gone: forget its name; what was
  * refused before it ran is sent again once, outside transactions. */
 static void named_failed(mt_conn *c, mt_req *req, mt_error *e) {
@@ -131,7 +136,7 @@ static void named_failed(mt_conn *c, mt_req *req, mt_error *e) {
 
 static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
   mt_error *e = mt__result_error(c, res);
-  int kind = req->step < req->nsteps ? req->steps[req->step] : MT_STEP_USER;
+  int kind = step_kind(req);
   /* a pooler's FATAL says nothing about what the server did before */
   if (e->severity[0] == 'F' || e->severity[0] == 'P') {
     c->fatal = !c->opt.pooled;
@@ -264,7 +269,7 @@ static bool too_early(const mt_req *req) {
 
 /* The first look at a tenant's schema tells which one it is. */
 static void note_schema(mt_req *req, const PGresult *res) {
-  int kind = req->step < req->nsteps ? req->steps[req->step] : MT_STEP_USER;
+  int kind = step_kind(req);
   mt_scope *s = req->scope;
   if (kind != MT_STEP_SCOPE && kind != MT_STEP_FENCE) return;
   if (!s->fence || s->any_oid || s->oid || PQntuples(res) != 1) return;
@@ -295,7 +300,7 @@ static void handle(mt_conn *c, mt_req *req, PGresult *res) {
       note_schema(req, res);
       break;
     case PGRES_PIPELINE_ABORTED:
-      if (req->step < req->nsteps && req->steps[req->step] == MT_STEP_PREPARE)
+      if (step_kind(req) == MT_STEP_PREPARE)
         mt_stmt_cache_drop(&c->stmts, req->stmt_key);
       break;
     case PGRES_FATAL_ERROR:

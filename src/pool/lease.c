@@ -226,6 +226,11 @@ static bool roll_back(mt_lease *l) {
   return true;
 }
 
+void mt_lease_note(mt_lease *l, const mt_sql_info *info) {
+  if (info->lasting || info->cls == MT_SQL_BLOCK) l->tainted = true;
+  if (info->unprovable) l->unprovable = true;
+}
+
 /* Free for others, or closed. */
 static void go_idle(mt_lease *l, bool clean) {
   mt_slot *s = l->slot;

@@ -209,6 +209,9 @@ int mt_lease_acquire(mt_share *s,
 /* Runs a request on the held connection; fails with MT_E_CONNECTION_LOST or
  * MT_E_DISPOSED (then on_finish never runs). */
 int mt_lease_submit(mt_lease *l, mt_req *req, mt_error **err);
+/* A statement of this class is sent on it: what it may leave on the session is
+ * taken away when the lease is given back. */
+void mt_lease_note(mt_lease *l, const mt_sql_info *info);
 /* Cancels the running request; false: none runs, or not possible now. */
 bool mt_lease_cancel(mt_lease *l);
 /* Gives it back, in any state: what runs is cancelled, an open transaction is

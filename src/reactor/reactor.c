@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 /* About 30 years: keeps inf out of the loops' arithmetic. */
 #define LONGEST_DELAY_MS 1e12
@@ -133,6 +134,13 @@ bool mt_reactor_end_turn(mt_reactor *r) {
   run_phase(r, MT_DEFER_FLUSH);
   run_phase(r, MT_DEFER_FREE);
   return has_deferred(r);
+}
+
+double mt_reactor_clock(mt_reactor *r) {
+  struct timespec ts;
+  (void)r;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
 }
 
 void mt_reactor_looks(mt_reactor *r) {

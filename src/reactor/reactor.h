@@ -122,6 +122,8 @@ double mt_reactor_arrival(mt_reactor *r, double now);
 void mt_timer_fired(mt_timer *t);
 /* Watchers and timers in use. */
 size_t mt_reactor_live(const mt_reactor *r);
+/* For implementations: the system's monotonic clock, in milliseconds. */
+double mt_reactor_clock(mt_reactor *r);
 /* For implementations: what every reactor starts with. */
 void mt_reactor_init(mt_reactor *r, const mt_reactor_ops *ops);
 

@@ -6,7 +6,6 @@
  * can still be closed.
  */
 #include <ev.h>
-#include <time.h>
 
 #include "base/alloc.h"
 #include "base/err.h"
@@ -127,13 +126,6 @@ static void timer_del(mt_timer *t) {
   ev_timer_stop(from_base(t->reactor)->loop, timer_watcher(t));
 }
 
-static double now(mt_reactor *r) {
-  struct timespec ts;
-  (void)r;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
-}
-
 static void end_turn(ev_reactor *er) {
   if (!mt_reactor_end_turn(&er->base)) ev_idle_stop(er->loop, &er->awake);
 }
@@ -239,8 +231,9 @@ static void on_gone(struct ev_loop *loop, ev_cleanup *w, int revents) {
   if (awake) ev_idle_start(to, &er->awake);
 }
 
-static const mt_reactor_ops ops = {io_set, io_del,   timer_set, timer_del,
-                                   now,    run_once, wake,      destroy};
+static const mt_reactor_ops ops = {io_set,    io_del,           timer_set,
+                                   timer_del, mt_reactor_clock, run_once,
+                                   wake,      destroy};
 
 int mt_reactor_ev_new(struct ev_loop *loop, mt_reactor **out) {
   ev_reactor *er = mt_calloc(sizeof *er);

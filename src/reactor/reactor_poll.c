@@ -8,7 +8,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -51,13 +50,6 @@ static poll_reactor *from_base(mt_reactor *r) {
 static watched *watched_of(mt_io *io) { return (watched *)(void *)&io->priv; }
 
 static mt_io *io_of(watched *w) { return mt_container(w, mt_io, priv); }
-
-static double now(mt_reactor *r) {
-  struct timespec ts;
-  (void)r;
-  clock_gettime(CLOCK_MONOTONIC, &ts);
-  return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
-}
 
 /* ---- the timerfd --------------------------------------------------------------- */
 
@@ -192,7 +184,7 @@ static void io_del(mt_io *io, bool fd_closed) {
 
 static void timer_set(mt_timer *t, double delay_ms) {
   poll_reactor *p = from_base(t->reactor);
-  double due = now(t->reactor) + delay_ms;
+  double due = mt_reactor_clock(t->reactor) + delay_ms;
   mt_timers_set(&p->timers, t, due);
   if (!p->stepping) arm_for(p, due);
 }
@@ -230,7 +222,7 @@ static void call_ready(poll_reactor *p) {
 
 static void call_due(poll_reactor *p) {
   uint64_t limit = p->timers.next_seq;
-  double until = now(&p->base);
+  double until = mt_reactor_clock(&p->base);
   mt_timer *t;
   while ((t = mt_timers_take(&p->timers, until, limit))) mt_timer_fired(t);
 }
@@ -239,7 +231,7 @@ static void arm_next(poll_reactor *p, bool at_once) {
   double left = mt_timers_left(&p->timers, 0), at = left < 0 ? NEVER : left;
   if (at_once || p->pending.head) at = 0;
   /* one that has come stays readable until it is set again */
-  if (at < p->armed || p->armed <= now(&p->base)) arm(p, at);
+  if (at < p->armed || p->armed <= mt_reactor_clock(&p->base)) arm(p, at);
 }
 
 static void step(poll_reactor *p, int timeout_ms) {
@@ -271,8 +263,9 @@ static void destroy(mt_reactor *r) {
   mt_free(p);
 }
 
-static const mt_reactor_ops ops = {io_set, io_del,   timer_set, timer_del,
-                                   now,    run_once, wake,      destroy};
+static const mt_reactor_ops ops = {io_set,    io_del,           timer_set,
+                                   timer_del, mt_reactor_clock, run_once,
+                                   wake,      destroy};
 
 int mt_reactor_poll_new(mt_reactor **out) {
   poll_reactor *p = mt_calloc(sizeof *p);
@@ -308,5 +301,5 @@ double mt_reactor_timeout_ms(mt_reactor *r) {
   const poll_reactor *p = from_base(r);
   if (!is_ours(r)) return -1;
   if (p->armed <= 0) return 0;
-  return mt_timers_left(&p->timers, now(r));
+  return mt_timers_left(&p->timers, mt_reactor_clock(r));
 }

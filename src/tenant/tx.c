@@ -192,11 +192,8 @@ static mt_req *make(mt_tx *tx, const char *sql, int n,
   return req;
 }
 
-/* What may stay on the session when the transaction is over. */
 static void note_sent(mt_tx *tx, const mt_req *req) {
-  const mt_sql_info *info = &req->sql->info;
-  if (info->lasting || info->cls == MT_SQL_BLOCK) tx->lease->tainted = true;
-  if (info->unprovable) tx->lease->unprovable = true;
+  mt_lease_note(tx->lease, &req->sql->info);
   tx->begin[0] = '\0';
   if (req->flags & MT_REQ_FENCE) tx->fence = false;
 }

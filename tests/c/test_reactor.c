@@ -10,38 +10,7 @@
 #include <unistd.h>
 
 #include "reactor/reactor_manual.h"
-#include "support/test.h"
-
-static bool polled; /* on reactor_poll.c instead of reactor_ev.c */
-
-static int on_ev(void **state) {
-  (void)state;
-  polled = false;
-  return 0;
-}
-
-static int on_poll(void **state) {
-  (void)state;
-  polled = true;
-  return 0;
-}
-
-static mt_reactor *new_reactor(void) {
-  mt_reactor *r = NULL;
-  assert_int_equal(
-      polled ? mt_reactor_poll_new(&r) : mt_reactor_ev_new(NULL, &r), MT_OK);
-  return r;
-}
-
-/* Every test ends here: nothing may be left in the loop. */
-static void end(mt_reactor *r) {
-  assert_int_equal(mt_reactor_live(r), 0);
-  mt_reactor_free(r);
-}
-
-static void turns(mt_reactor *r, int n) {
-  while (n-- > 0) mt_reactor_run_once(r, false);
-}
+#include "support/loop.h"
 
 typedef struct alarm_clock {
   mt_timer timer;
@@ -82,12 +51,12 @@ static void timers_fire_in_due_order(mt_reactor *r) {
   assert_int_equal(mt_reactor_live(r), 4);
   run_until_quiet(r);
   assert_int_equal(order, 4231);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void ev_timers_fire_in_due_order(void **state) {
   (void)state;
-  timers_fire_in_due_order(new_reactor());
+  timers_fire_in_due_order(mt_test_reactor());
 }
 
 static void manual_timers_fire_in_due_order(void **state) {
@@ -101,21 +70,21 @@ static void spin(mt_reactor *r, double ms) {
 }
 
 static void a_delay_counts_from_now_not_from_the_turns_start(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   alarm_clock a = new_alarm();
   double start;
   (void)state;
-  turns(r, 1);
+  mt_test_turns(r, 1);
   spin(r, 20);
   start = mt_reactor_now(r);
   mt_timer_set(r, &a.timer, 15);
   run_until_quiet(r);
   assert_true(a.fired_at - start >= 14.9);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void setting_again_starts_afresh(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   alarm_clock a = new_alarm();
   double start = mt_reactor_now(r);
   (void)state;
@@ -129,7 +98,7 @@ static void setting_again_starts_afresh(void **state) {
   mt_timer_set(r, &a.timer, 0);
   run_until_quiet(r);
   assert_int_equal(a.calls, 2);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void rearm(alarm_clock *a) {
@@ -137,14 +106,14 @@ static void rearm(alarm_clock *a) {
 }
 
 static void a_callback_may_set_its_own_timer(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   alarm_clock a = new_alarm();
   (void)state;
   a.then = rearm;
   mt_timer_set(r, &a.timer, 1);
   run_until_quiet(r);
   assert_int_equal(a.calls, 4);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void delete_other_timer(alarm_clock *a) {
@@ -162,12 +131,12 @@ static void a_deleted_timer_that_was_due_is_not_called(mt_reactor *r) {
   run_until_quiet(r);
   assert_int_equal(a.calls + b.calls, 1);
   mt_timer_del(&a.timer);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void ev_deleted_timers_are_not_called(void **state) {
   (void)state;
-  a_deleted_timer_that_was_due_is_not_called(new_reactor());
+  a_deleted_timer_that_was_due_is_not_called(mt_test_reactor());
 }
 
 static void manual_deleted_timers_are_not_called(void **state) {
@@ -176,27 +145,27 @@ static void manual_deleted_timers_are_not_called(void **state) {
 }
 
 static void odd_delays(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   alarm_clock now = new_alarm(), nan = new_alarm(), never = new_alarm();
   (void)state;
   mt_timer_set(r, &now.timer, -5);
   mt_timer_set(r, &nan.timer, NAN);
   mt_timer_set(r, &never.timer, INFINITY);
-  turns(r, 3);
+  mt_test_turns(r, 3);
   assert_int_equal(now.calls, 1);
   assert_int_equal(nan.calls, 1);
   assert_int_equal(never.calls, 0);
   mt_timer_del(&never.timer);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void the_clock_is_monotonic(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   double before = mt_reactor_now(r);
   (void)state;
   usleep(3000);
   assert_true(mt_reactor_now(r) - before >= 2.9);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 typedef struct chore {
@@ -227,7 +196,7 @@ static void add_chore(mt_reactor *r, chore *c, int digit, mt_defer_phase phase,
 }
 
 static void phases_run_in_order(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   chore c[4];
   int order = 0;
   (void)state;
@@ -238,11 +207,11 @@ static void phases_run_in_order(void **state) {
   mt_reactor_run_once(r, true); /* doesn't block */
   assert_int_equal(order, 3421);
   assert_false(mt_reactor_end_turn(r));
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void what_queues_itself_runs_in_the_next_round(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   chore c[2];
   int order = 0;
   (void)state;
@@ -254,11 +223,11 @@ static void what_queues_itself_runs_in_the_next_round(void **state) {
   assert_true(mt_reactor_end_turn(r));
   assert_false(mt_reactor_end_turn(r));
   assert_int_equal(order, 1211);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void work_taken_back_is_not_run(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   chore c[4];
   int order = 0;
   (void)state;
@@ -269,15 +238,15 @@ static void work_taken_back_is_not_run(void **state) {
   mt_defer_del(&c[3].defer);
   mt_defer_del(&c[3].defer);
   c[0].drop = &c[1]; /* already in the running round */
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(order, 13);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void free_chore(mt_defer *d) { free(mt_container(d, chore, defer)); }
 
 static void work_may_free_itself(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   int i;
   (void)state;
   for (i = 0; i < 3; i++) {
@@ -285,12 +254,12 @@ static void work_may_free_itself(void **state) {
     c->defer.cb = free_chore;
     mt_defer_add(r, &c->defer, MT_DEFER_FREE);
   }
-  turns(r, 1);
-  end(r);
+  mt_test_turns(r, 1);
+  mt_test_reactor_end(r);
 }
 
 static void work_left_is_done_before_the_reactor_goes(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   chore c;
   int order = 0;
   (void)state;
@@ -312,7 +281,7 @@ static void queue_chore(alarm_clock *a) {
 
 /* Else who waits for a completion would sleep over it. */
 static void a_turns_work_is_done_when_run_once_returns(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   ring g;
   int order = 0;
   (void)state;
@@ -323,7 +292,7 @@ static void a_turns_work_is_done_when_run_once_returns(void **state) {
   mt_timer_set(r, &g.alarm.timer, 1);
   while (g.alarm.calls == 0) mt_reactor_run_once(r, true);
   assert_int_equal(order, 1);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void a_hosts_loop_ends_and_stays(void **state) {
@@ -349,7 +318,7 @@ static void a_hosts_loop_ends_and_stays(void **state) {
   assert_int_equal(order, 1111);
 
   mt_reactor_run_once(r, true); /* not ours to run */
-  end(r);
+  mt_test_reactor_end(r);
   ev_run(loop, 0);
   ev_loop_destroy(loop);
 }
@@ -377,9 +346,9 @@ static void two_reactors_share_a_hosts_loop(void **state) {
   ev_timer_start(loop, &own);
   ev_run(loop, 0);
   assert_int_equal(x.calls + y.calls + calls, 3);
-  end(a);
+  mt_test_reactor_end(a);
   ev_run(loop, 0);
-  end(b);
+  mt_test_reactor_end(b);
   ev_loop_destroy(loop);
 }
 
@@ -401,7 +370,7 @@ static void time_passes_by_hand(void **state) {
   assert_true(a.fired_at == 1013);
   assert_true(mt_reactor_now(r) == 1110);
   assert_true(mt_manual_next_timer(r) == -1);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 int main(void) {
@@ -425,6 +394,6 @@ int main(void) {
       cmocka_unit_test(two_reactors_share_a_hosts_loop),
       cmocka_unit_test(time_passes_by_hand),
   };
-  return cmocka_run_group_tests_name("libev", tests, on_ev, NULL) +
-         cmocka_run_group_tests_name("poll", tests, on_poll, NULL);
+  return cmocka_run_group_tests_name("libev", tests, mt_test_on_ev, NULL) +
+         cmocka_run_group_tests_name("poll", tests, mt_test_on_poll, NULL);
 }

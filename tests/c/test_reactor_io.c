@@ -6,7 +6,7 @@
 
 #include "reactor/reactor.h"
 #include "reactor/reactor_manual.h"
-#include "support/test.h"
+#include "support/loop.h"
 
 typedef struct probe {
   mt_io io;
@@ -25,37 +25,6 @@ static void on_io(mt_io *io, unsigned ready) {
 
 static probe new_probe(void) { return (probe){.io.cb = on_io}; }
 
-static bool polled; /* on reactor_poll.c instead of reactor_ev.c */
-
-static int on_ev(void **state) {
-  (void)state;
-  polled = false;
-  return 0;
-}
-
-static int on_poll(void **state) {
-  (void)state;
-  polled = true;
-  return 0;
-}
-
-static mt_reactor *new_reactor(void) {
-  mt_reactor *r = NULL;
-  assert_int_equal(
-      polled ? mt_reactor_poll_new(&r) : mt_reactor_ev_new(NULL, &r), MT_OK);
-  return r;
-}
-
-/* Every test ends here: nothing may be left in the loop. */
-static void end(mt_reactor *r) {
-  assert_int_equal(mt_reactor_live(r), 0);
-  mt_reactor_free(r);
-}
-
-static void turns(mt_reactor *r, int n) {
-  while (n-- > 0) mt_reactor_run_once(r, false);
-}
-
 static void make_pair(int fds[2]) {
   assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds), 0);
 }
@@ -73,79 +42,79 @@ static void take(int fd) {
 }
 
 static void readiness_is_level_triggered(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe();
   int fds[2];
   (void)state;
   make_pair(fds);
   mt_io_set(r, &p.io, fds[0], MT_READ);
   assert_int_equal(mt_reactor_live(r), 1);
-  turns(r, 2);
+  mt_test_turns(r, 2);
   assert_int_equal(p.calls, 0);
   put(fds[1]);
-  turns(r, 2);
+  mt_test_turns(r, 2);
   assert_int_equal(p.calls, 2);
   assert_int_equal(p.ready, MT_READ);
   take(fds[0]);
-  turns(r, 2);
+  mt_test_turns(r, 2);
   assert_int_equal(p.calls, 2);
   mt_io_del(&p.io, false);
   mt_io_del(&p.io, false);
   close_pair(fds);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void interest_changes(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe();
   int fds[2];
   (void)state;
   make_pair(fds);
   put(fds[1]);
   mt_io_set(r, &p.io, fds[0], MT_WRITE);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.ready, MT_WRITE);
   mt_io_set(r, &p.io, fds[0], MT_READ | MT_WRITE);
   mt_io_set(r, &p.io, fds[0], MT_READ | MT_WRITE);
   assert_int_equal(mt_reactor_live(r), 1);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.ready, MT_READ | MT_WRITE);
   mt_io_set(r, &p.io, fds[0], MT_READ);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.ready, MT_READ);
   mt_io_set(r, &p.io, fds[0], 0);
   assert_int_equal(mt_reactor_live(r), 0);
   p.calls = 0;
-  turns(r, 2);
+  mt_test_turns(r, 2);
   assert_int_equal(p.calls, 0);
   close_pair(fds);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void a_watcher_moves_to_another_descriptor(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe();
   int a[2], b[2];
   (void)state;
   make_pair(a);
   make_pair(b);
   mt_io_set(r, &p.io, a[0], MT_READ);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   mt_io_set(r, &p.io, b[0], MT_READ);
   put(a[1]);
-  turns(r, 2);
+  mt_test_turns(r, 2);
   assert_int_equal(p.calls, 0);
   put(b[1]);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.calls, 1);
   mt_io_del(&p.io, false);
   close_pair(a);
   close_pair(b);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void two_watchers_share_a_descriptor(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe(), q = new_probe();
   int fds[2];
   (void)state;
@@ -153,47 +122,47 @@ static void two_watchers_share_a_descriptor(void **state) {
   put(fds[1]);
   mt_io_set(r, &p.io, fds[0], MT_READ);
   mt_io_set(r, &q.io, fds[0], MT_WRITE);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.ready, MT_READ);
   assert_int_equal(q.ready, MT_WRITE);
   mt_io_del(&p.io, false);
   mt_io_del(&q.io, false);
   close_pair(fds);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 /* As libpq does it: the socket is closed by itself, and the next one has its
  * number. `gap`: the loop takes turns in between. */
 static void reuse_number(bool gap) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe();
   int a[2], b[2], number;
 
   make_pair(a);
   mt_io_set(r, &p.io, a[0], MT_READ);
   put(a[1]);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.calls, 1);
   number = a[0];
   close(a[0]);
   mt_io_del(&p.io, true);
-  if (gap) turns(r, 2);
+  if (gap) mt_test_turns(r, 2);
   make_pair(b);
   if (b[0] != number) { /* else it has got the number already */
     assert_int_equal(dup2(b[0], number), number);
     close(b[0]);
   }
   mt_io_set(r, &p.io, number, MT_READ);
-  turns(r, 2);
+  mt_test_turns(r, 2);
   assert_int_equal(p.calls, 1);
   put(b[1]);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.calls, 2);
   mt_io_del(&p.io, false);
   close(number);
   close(b[1]);
   close(a[1]);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void a_closed_descriptors_number_is_reused(void **state) {
@@ -204,22 +173,22 @@ static void a_closed_descriptors_number_is_reused(void **state) {
 
 /* The file lives on under another number, so epoll still reports it. */
 static void a_duplicate_keeps_the_file_open(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe();
   int fds[2], copy;
   (void)state;
   make_pair(fds);
   mt_io_set(r, &p.io, fds[0], MT_READ);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   copy = dup(fds[0]);
   close(fds[0]);
   mt_io_del(&p.io, true);
   put(fds[1]);
-  turns(r, 3);
+  mt_test_turns(r, 3);
   assert_int_equal(p.calls, 0);
   close(copy);
   close(fds[1]);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void delete_self(probe *p) { mt_io_del(&p->io, false); }
@@ -227,7 +196,7 @@ static void delete_self(probe *p) { mt_io_del(&p->io, false); }
 static void delete_other(probe *p) { mt_io_del(&p->other->io, false); }
 
 static void deletion_in_callbacks_holds_at_once(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe(), q = new_probe();
   int a[2], b[2];
   (void)state;
@@ -240,14 +209,14 @@ static void deletion_in_callbacks_holds_at_once(void **state) {
   q.other = &p;
   mt_io_set(r, &p.io, a[0], MT_READ);
   mt_io_set(r, &q.io, b[0], MT_READ);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal(p.calls + q.calls, 1); /* whichever came first */
   p.then = q.then = delete_self;
-  turns(r, 3);
+  mt_test_turns(r, 3);
   assert_int_equal(p.calls + q.calls, 2);
   close_pair(a);
   close_pair(b);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void move_other(probe *p) {
@@ -256,7 +225,7 @@ static void move_other(probe *p) {
 }
 
 static void changes_in_callbacks_hold_at_once(void **state) {
-  mt_reactor *r = new_reactor();
+  mt_reactor *r = mt_test_reactor();
   probe p = new_probe(), q = new_probe();
   int a[2], b[2];
   (void)state;
@@ -269,15 +238,15 @@ static void changes_in_callbacks_hold_at_once(void **state) {
   q.other = &p;
   mt_io_set(r, &p.io, a[0], MT_READ);
   mt_io_set(r, &q.io, b[0], MT_READ);
-  turns(r, 1);
+  mt_test_turns(r, 1);
   p.then = q.then = NULL;
-  turns(r, 1);
+  mt_test_turns(r, 1);
   assert_int_equal((p.io.want ? &p : &q)->ready, MT_WRITE);
   mt_io_del(&p.io, false);
   mt_io_del(&q.io, false);
   close_pair(a);
   close_pair(b);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 static void descriptors_are_ready_by_hand(void **state) {
@@ -289,7 +258,7 @@ static void descriptors_are_ready_by_hand(void **state) {
   assert_true(mt_manual_io_ready(&p.io, MT_READ | MT_WRITE));
   assert_int_equal(p.ready, MT_READ);
   mt_io_del(&p.io, true);
-  end(r);
+  mt_test_reactor_end(r);
 }
 
 int main(void) {
@@ -304,6 +273,6 @@ int main(void) {
       cmocka_unit_test(changes_in_callbacks_hold_at_once),
       cmocka_unit_test(descriptors_are_ready_by_hand),
   };
-  return cmocka_run_group_tests_name("libev", tests, on_ev, NULL) +
-         cmocka_run_group_tests_name("poll", tests, on_poll, NULL);
+  return cmocka_run_group_tests_name("libev", tests, mt_test_on_ev, NULL) +
+         cmocka_run_group_tests_name("poll", tests, mt_test_on_poll, NULL);
 }

@@ -10,13 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHECK(cond)                                               \
-  do {                                                            \
-    if (!(cond)) {                                                \
-      printf("%s:%d: not true: %s\n", __FILE__, __LINE__, #cond); \
-      exit(1);                                                    \
-    }                                                             \
-  } while (0)
+#include "check.h"
 
 /* ---- a host ------------------------------------------------------------------ */
 

@@ -3,15 +3,34 @@
 
 #define TURN_MS 5.0
 
+static bool polled; /* on reactor_poll.c instead of reactor_ev.c */
+
+int mt_test_on_ev(void **state) {
+  (void)state;
+  polled = false;
+  return 0;
+}
+
+int mt_test_on_poll(void **state) {
+  (void)state;
+  polled = true;
+  return 0;
+}
+
 mt_reactor *mt_test_reactor(void) {
   mt_reactor *r = NULL;
-  assert_int_equal(mt_reactor_ev_new(NULL, &r), MT_OK);
+  assert_int_equal(
+      polled ? mt_reactor_poll_new(&r) : mt_reactor_ev_new(NULL, &r), MT_OK);
   return r;
 }
 
 void mt_test_reactor_end(mt_reactor *r) {
   assert_int_equal(mt_reactor_live(r), 0);
   mt_reactor_free(r);
+}
+
+void mt_test_turns(mt_reactor *r, int n) {
+  while (n-- > 0) mt_reactor_run_once(r, false);
 }
 
 static void on_guard(mt_timer *t) { (void)t; }

@@ -13,8 +13,14 @@
 
 /* A reactor on a loop of its own; fails the test when it can't be made. */
 mt_reactor *mt_test_reactor(void);
+/* For the set-up of a group: which reactor that is from then on; at first it is
+ * that on libev. */
+int mt_test_on_ev(void **state);
+int mt_test_on_poll(void **state);
 /* Nothing may be left in it; frees it. */
 void mt_test_reactor_end(mt_reactor *r);
+/* Turns that don't block. */
+void mt_test_turns(mt_reactor *r, int n);
 /* One turn, which blocks for 5 ms at most. */
 void mt_test_turn(mt_reactor *r);
 /* Turns for `ms`, to see that something does not happen. */
