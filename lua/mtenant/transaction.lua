@@ -77,9 +77,16 @@ local function usable(self)
 end
 
 
+-- What has to be alone in its (implicit) transaction of a session goes behind a
+-- look at the schema, which may have been dropped or renamed since.
 local function start(self, sql, as, timeout_ms, json, ...)
   usable(self)
-  return self._lease:query(sql, as, timeout_ms, json, ...)
+  local lease = self._lease
+  local slot, why, word = lease:query(sql, as, timeout_ms, json, ...)
+  if why ~= "look" then return slot, why, word end
+  local _, err = await(lease:ready(sql))
+  if err then return nil, err end
+  return lease:query(sql, as, timeout_ms, json, ...)
 end
 
 
@@ -96,7 +103,7 @@ local function exec(self, sql, opts)
   local stop = check("exec")
   if stop then return nil, stop end
   local lease = self._lease
-  local _, err = await(lease:ready())
+  local _, err = await(lease:ready(sql))
   if err then return nil, err end
   local timeout_ms = opts and opts.timeout_ms or self._timeout_ms
   local slot, why, keyword = lease:exec(sql, timeout_ms)
@@ -356,14 +363,15 @@ local DIRTY = { ["42602"] = true, ["26000"] = true }
 local CONNECTIONS_TRIED = 4
 
 
--- a lease in the tenant's session scope, or nil and an error
-local function open_session(db)
+-- a lease in the tenant's session scope, for a statement or (nil) several; or
+-- nil and an error
+local function open_session(db, sql)
   local lease, ok, err
   for _ = 1, CONNECTIONS_TRIED do
     lease, err = db:_acquire()
     if not lease then return nil, err end
     lease:session()
-    ok, err = await(lease:ready())
+    ok, err = await(lease:ready(sql))
     if ok then return lease end
     lease:release() -- a dirty connection is closed by that
     if not DIRTY[err.sqlstate or ""] then break end
@@ -409,7 +417,7 @@ end
 function M.single(db, class, sql, as, timeout_ms, json, ...)
   local in_transaction = class == "ddl" or class == "block"
   local open = in_transaction and open_transaction or open_session
-  local lease, err = open(db)
+  local lease, err = open(db, sql)
   if not lease then return nil, err end
   local result
   result, err = await(lease:query(sql, as, timeout_ms, json, ...))

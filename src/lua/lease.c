@@ -31,6 +31,17 @@ static const char *name_of(const mt_lease_ud *u) {
   return u->tenant->shared ? "shared" : u->tenant->id;
 }
 
+/* Is it to be seen first that the schema is still the same? A query would
+ * forbid SET TRANSACTION, and does nothing for the user's ROLLBACK. */
+static bool looks(const mt_sql_info *info) {
+  return info && !info->set_transaction && info->cls != MT_SQL_CONTROL;
+}
+
+/* On a session: what wants to be alone in its implicit transaction. */
+static bool stands_alone(const mt_lease_ud *u, const mt_sql_info *info) {
+  return u->session && looks(info) && info->cls > MT_SQL_DDL;
+}
+
 /* What has to come before the statement goes into the same unit. A query
  * (the fence) would forbid SET TRANSACTION, so that goes without. */
 static unsigned prelude(mt_lease_ud *u, mt_req *req, const mt_sql_info *info) {
@@ -43,10 +54,11 @@ static unsigned prelude(mt_lease_ud *u, mt_req *req, const mt_sql_info *info) {
   if (u->fence && !(info && info->set_transaction)) {
     flags |= MT_REQ_FENCE;
     u->fence = false;
-  }
-  if (u->session && !u->scoped) {
+  } else if (u->session && !u->scoped) {
     flags |= MT_REQ_SESSION_SCOPE;
     u->scoped = true;
+  } else if (looks(info)) {
+    flags |= MT_REQ_SAME;
   }
   return flags;
 }
@@ -98,11 +110,15 @@ static bool refused(lua_State *L, const mt_lease_ud *u, const mt_sql *sql,
   return true;
 }
 
-/* As refused, for one statement with parameters. */
+/* As refused, for one statement with parameters; "look": ready(sql) first. */
 static bool refused_as_query(lua_State *L, const mt_lease_ud *u,
                              const mt_sql *sql) {
-  if (sql->info.cls > MT_SQL_PLAIN || sql->info.statements == 1)
-    return refused(L, u, sql, true);
+  if (sql->info.cls > MT_SQL_PLAIN || sql->info.statements == 1) {
+    if (refused(L, u, sql, true)) return true;
+    if (u->looked || !stands_alone(u, &sql->info)) return false;
+    lua_pushliteral(L, "look");
+    return true;
+  }
   lua_pushstring(L, sql->info.statements == 0 ? "empty" : "plain");
   return true;
 }
@@ -111,12 +127,15 @@ static bool refused_as_query(lua_State *L, const mt_lease_ud *u,
 static mt_req *make(mt_lease_ud *u, mt_sql *sql, unsigned flags,
                     const mt_params *p) {
   mt_req *req = mt_req_new(flags, u->scope, sql);
+  bool alone;
   if (!req) return NULL;
   if (p && mt_req_set_params(req, p->n, p->values, p->lens) != MT_OK) {
     mt_req_free(req);
     return NULL;
   }
-  req->flags |= prelude(u, req, &sql->info);
+  alone = flags & MT_REQ_SIMPLE || stands_alone(u, &sql->info);
+  req->flags |= prelude(u, req, alone ? NULL : &sql->info);
+  u->looked = false;
   if (u->session || sql->info.cls > MT_SQL_PLAIN) req->flags |= MT_REQ_UNNAMED;
   mt_lease_note(u->lease, &sql->info);
   return req;
@@ -200,15 +219,19 @@ static int exec(lua_State *L) {
   return op ? mt_op_push_slot(L, op) : mt_lua_fail(L, err, name_of(u));
 }
 
-/* ready(): runs the prelude alone and waits for it: the scope is there, or
- * the error says why not. */
+/* ready(sql or nil): runs the prelude alone and waits for it: the scope is
+ * there, and the schema, for the statement that comes next; or the error says
+ * why not. */
 static int ready(lua_State *L) {
   mt_lease_ud *u = check_lease(L);
   mt_error *err = NULL;
+  mt_sql *sql = lua_isnoneornil(L, 2) ? NULL : check_sql(L, u->tenant->manager);
   mt_req *req = mt_req_new(MT_REQ_PING, u->scope, NULL);
   mt_op *op;
+  if (req) req->flags |= prelude(u, req, sql ? &sql->info : NULL);
+  u->looked = sql != NULL;
+  mt_sql_unref(sql);
   if (!req) return mt_lua_fail(L, NULL, name_of(u));
-  req->flags |= prelude(u, req, NULL);
   op = submit(L, u, req, &err);
   return op ? mt_op_push_slot(L, op) : mt_lua_fail(L, err, name_of(u));
 }

@@ -54,6 +54,7 @@ typedef struct mt_lease_ud {
   bool session;   /* scope is set on the session */
   bool scoped;    /* ... and was sent */
   bool fence;     /* fence with the next statement */
+  bool looked;    /* the schema is still the same, for what stands alone */
   mt_req *stream; /* single-row request in flight or done */
   bool stream_done;
   struct mt_op *fetch; /* waits for rows */

@@ -78,6 +78,7 @@ struct mt_conn {
   bool retire;             /* take no more requests */
   bool resetting;          /* see reset.h */
   unsigned scope_families; /* forms of the scope statement that have names */
+  bool same_named;         /* MT_SAME_SQL has one */
   bool progressed;         /* units have ended, the owner does not know yet */
   bool standby;            /* what its server was when it was opened */
   bool reads;              /* its last transaction began READ ONLY */

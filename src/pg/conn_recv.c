@@ -104,6 +104,7 @@ static mt_error *scope_failed(mt_conn *c, mt_req *req, mt_error *e) {
   if (state_is(e, "42602") || state_is(e, "26000")) {
     req->dirty = true;
     c->retire = true;
+    if (req->flags & MT_REQ_IN_TX && e->refs) e->retryable = true;
   }
   return e;
 }
@@ -273,6 +274,7 @@ static void note_schema(mt_req *req, const PGresult *res) {
   mt_scope *s = req->scope;
   if (kind != MT_STEP_SCOPE && kind != MT_STEP_FENCE) return;
   if (!s->fence || s->any_oid || s->oid || PQntuples(res) != 1) return;
+  if (req->flags & MT_REQ_SAME) return;
   s->oid = (uint32_t)strtoul(PQgetvalue(res, 0, 0), NULL, 10);
 }
 

@@ -68,20 +68,23 @@ static const scope_form scope_forms[FAMILIES][SCOPE_KINDS] = {
 static const char *const fence_forms[FAMILIES] = {
     MT_FENCE_SQL, MT_LOOK_FENCE_SQL, MT_ROW_FENCE_SQL};
 
+static const scope_form same_form = {"mt_same", MT_SAME_SQL, 2};
+
 static scope_family family_of(const mt_scope *s) {
   if (s->setting) return FAMILY_ROW;
   return s->fence && !s->oid ? FAMILY_LOOK : FAMILY_KNOWN;
 }
 
+static bool prepare_form(mt_conn *c, mt_req *req, const scope_form *f) {
+  return add_step(req, MT_STEP_PREPARE,
+                  PQsendPrepare(c->pg, f->name, f->sql, f->nparams, NULL));
+}
+
 /* Gives the named ones their names. */
 static bool prepare_scopes(mt_conn *c, mt_req *req, scope_family family) {
   int kind;
-  for (kind = SCOPE_PLAIN; kind < SCOPE_KINDS; kind++) {
-    const scope_form *f = &scope_forms[family][kind];
-    if (!add_step(req, MT_STEP_PREPARE,
-                  PQsendPrepare(c->pg, f->name, f->sql, f->nparams, NULL)))
-      return false;
-  }
+  for (kind = SCOPE_PLAIN; kind < SCOPE_KINDS; kind++)
+    if (!prepare_form(c, req, &scope_forms[family][kind])) return false;
   c->scope_families |= 1u << family;
   return true;
 }
@@ -145,6 +148,23 @@ static bool send_fence(mt_conn *c, mt_req *req) {
                                     v, NULL, NULL, 0));
 }
 
+/* Nothing where the schema is nobody's own. By its name, where that is known to
+ * be there, for the statements of a long transaction. */
+static bool send_same(mt_conn *c, mt_req *req) {
+  const mt_scope *s = req->scope;
+  const scope_form *f = &same_form;
+  bool named = c->same_named && req->flags & MT_REQ_IN_TX;
+  char oid[16];
+  const char *v[] = {s->schema, s->oid ? oid : NULL};
+  if (!s->fence || s->any_oid) return true;
+  snprintf(oid, sizeof oid, "%u", (unsigned)s->oid);
+  return add_step(
+      req, MT_STEP_FENCE,
+      named ? PQsendQueryPrepared(c->pg, f->name, f->nparams, v, NULL, NULL, 0)
+            : PQsendQueryParams(c->pg, f->sql, f->nparams, NULL, v, NULL, NULL,
+                                0));
+}
+
 static void on_deallocated(mt_req *req) { mt_req_free(req); }
 
 /* Its own unit: DEALLOCATE holds even if a unit fails, and must not fail a
@@ -189,6 +209,7 @@ static bool send_unit(mt_conn *c, mt_req *req, uint32_t *evicted) {
          (!(req->flags & (MT_REQ_SCOPE | MT_REQ_SESSION_SCOPE)) ||
           send_scope(c, req)) &&
          (!(req->flags & MT_REQ_FENCE) || send_fence(c, req)) &&
+         (!(req->flags & MT_REQ_SAME) || send_same(c, req)) &&
          send_user(c, req, evicted) && PQpipelineSync(c->pg);
 }
 
@@ -293,6 +314,12 @@ void mt__conn_set_interval(mt_conn *c) {
   mt_conn_submit(c, req);
 }
 
+static bool prepare_names(mt_conn *c, mt_req *req) {
+  c->same_named = true;
+  return prepare_scopes(c, req, FAMILY_KNOWN) &&
+         prepare_form(c, req, &same_form);
+}
+
 /* A unit of the guard, the scope statements' names, or both. */
 static void send_names(mt_conn *c, const char *guard,
                        void (*on_done)(mt_req *req)) {
@@ -308,8 +335,7 @@ static void send_names(mt_conn *c, const char *guard,
   req->state = MT_REQ_SENT;
   mt_list_push(&c->inflight, &req->node);
   if ((guard && !add_step(req, MT_STEP_GUARD, send_text(c, guard))) ||
-      (!c->opt.pooled && !prepare_scopes(c, req, FAMILY_KNOWN)) ||
-      !PQpipelineSync(c->pg)) {
+      (!c->opt.pooled && !prepare_names(c, req)) || !PQpipelineSync(c->pg)) {
     mt_conn_close(c, mt__conn_lost(c));
     return;
   }

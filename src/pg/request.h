@@ -30,7 +30,8 @@ enum {
   MT_REQ_UNNAMED = 64,      /* never prepare */
   MT_REQ_COMMIT = 128,      /* losing it is ambiguous; tag ROLLBACK fails */
   MT_REQ_PING = 256,        /* scope alone, no user statement */
-  MT_REQ_PIPELINED = 512    /* may wait behind its tenant's own, however slow */
+  MT_REQ_PIPELINED = 512,   /* may wait behind its tenant's own, however slow */
+  MT_REQ_SAME = 1024        /* fenced before: is it still the same schema? */
 };
 
 typedef enum mt_step {

@@ -35,8 +35,8 @@
   "(select 'prepared statement' from pg_catalog.pg_prepared_statements "      \
   "where from_sql limit 1),"                                                  \
   "(select 'scope statement' from pg_catalog.pg_prepared_statements "         \
-  "where not from_sql and name in ('mt_scope', 'mt_scope_t') "                \
-  "having pg_catalog.count(*) < 2),"                                          \
+  "where not from_sql and name in ('mt_scope', 'mt_scope_t', 'mt_same') "     \
+  "having pg_catalog.count(*) < 3),"                                          \
   "(select 'cursor' from pg_catalog.pg_cursors where name <> '' limit 1),"    \
   "(select 'channel' from pg_catalog.pg_listening_channels() limit 1),"       \
   "(select 'advisory lock' from pg_catalog.pg_locks where locktype = "        \
@@ -84,8 +84,10 @@ void mt__conn_see_tag(mt_conn *c, const char *tag) {
   for (i = 0; i < sizeof lasting / sizeof *lasting; i++)
     if (strncmp(tag, lasting[i], strlen(lasting[i])) == 0) c->touched = true;
   /* took our names along, which the rest of a transaction would fail by */
-  if (strcmp(tag, "DEALLOCATE ALL") == 0 || strcmp(tag, "DISCARD ALL") == 0)
+  if (strcmp(tag, "DEALLOCATE ALL") == 0 || strcmp(tag, "DISCARD ALL") == 0) {
     mt_stmt_cache_clear(&c->stmts);
+    c->same_named = false;
+  }
 }
 
 /* ---- reset ------------------------------------------------------------------- */

@@ -60,6 +60,12 @@ void mt_scope_unref(mt_scope *s); /* NULL allowed */
 /* In a transaction, where the scope was set by text. */
 #define MT_FENCE_SQL "select " MT__FENCE("$1", "$2")
 
+/* Later in a transaction or session, whose path may be the user's by now: the
+ * schema has its name ($1) still, and under that OID ($2). */
+#define MT_SAME_SQL \
+  "select 1/coalesce((" MT__LOCKED("$1") ").objid=$2::pg_catalog.oid,true)" \
+  "::int"
+
 /* The same while the OID is not known, or any will do: it is the answer. A
  * statement_timeout is $4. */
 #define MT_LOOK_SQL     \

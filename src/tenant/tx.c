@@ -164,15 +164,17 @@ static mt_error *refusal(const mt_tx *tx, const mt_sql_info *info) {
   return mt_error_new(MT_E_MISUSE, "mt_tx_query does not take %s", what);
 }
 
-/* BEGIN and the fence go in front of the first statement. A query, which the
- * fence is, would forbid SET TRANSACTION. */
+/* BEGIN and the fence go in front of the first statement, and a look whether
+ * it still is the same schema in front of the others. A query, which they are,
+ * would forbid SET TRANSACTION. */
 static bool add_prelude(mt_tx *tx, mt_req *req, const mt_sql_info *info) {
   if (tx->begin[0]) {
     req->begin = mt_strdup(tx->begin);
     if (!req->begin) return false;
   }
   req->flags |= MT_REQ_IN_TX;
-  if (tx->fence && !info->set_transaction) req->flags |= MT_REQ_FENCE;
+  if (!info->set_transaction)
+    req->flags |= tx->fence ? MT_REQ_FENCE : MT_REQ_SAME;
   return true;
 }
 

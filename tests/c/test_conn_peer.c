@@ -71,7 +71,7 @@ static void begin_at(fixture *f, const char *url) {
   say_bytes(f, peer_ready);
   MT_RUN_UNTIL(f->r, f->c.conn->state == MT_CONN_OPEN);
   say_bytes(f, peer_answer);
-  say_bytes(f, peer_two_parses);
+  say_bytes(f, peer_names);
   say_bytes(f, peer_ready);
   MT_RUN_UNTIL(f->r, f->c.opened);
 }

@@ -265,7 +265,7 @@ static void greet(peer *p, client *me) {
   turns(p, me, 3);
   if (!p->plan.set_up) return;
   say_bytes(p, &peer_answer);
-  if (!p->plan.pooled) say_bytes(p, &peer_two_parses);
+  if (!p->plan.pooled) say_bytes(p, &peer_names);
   say_bytes(p, &peer_ready);
   turns_until(p, me, &me->opened);
   FUZZ_CHECK(me->opened == 1);

@@ -39,7 +39,7 @@ static const peer_bytes peer_version_15 =
     PEER_BYTES(SETTING("server_version\00015.1", "\x18"));
 static const peer_bytes peer_ready = PEER_BYTES(READY("I"));
 static const peer_bytes peer_answer = PEER_BYTES(PARSED ANSWER);
-static const peer_bytes peer_two_parses = PEER_BYTES(PARSED PARSED);
+static const peer_bytes peer_names = PEER_BYTES(PARSED PARSED PARSED);
 
 static const peer_bytes peer_canned[] = {
     PEER_BYTES(READY("I")),

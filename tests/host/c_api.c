@@ -119,12 +119,16 @@ static void on_begun(void *data, mt_tx *tx, const mt_error *err) {
   if (data) note(data, err);
 }
 
-static mt_tx *begin(const mt_tx_options *options) {
+static mt_tx *begin_for(mt_tenant *t, const mt_tx_options *options) {
   begun = NULL;
-  CHECK(mt_tenant_begin(acme, options, on_begun, NULL, NULL, NULL) == MT_OK);
+  CHECK(mt_tenant_begin(t, options, on_begun, NULL, NULL, NULL) == MT_OK);
   run();
   CHECK(begun);
   return begun;
+}
+
+static mt_tx *begin(const mt_tx_options *options) {
+  return begin_for(acme, options);
 }
 
 static answer tx_ask(mt_tx *tx, const char *sql, double timeout_ms) {
@@ -321,6 +325,36 @@ static void failed_transactions_do_not_commit(void) {
   close_host();
 }
 
+/* Another schema gets the name of the tenant's, and back. */
+static void swap_schemas(void) {
+  static const char *const sqls[] = {
+      "ALTER SCHEMA tenant_acme RENAME TO tenant_x",
+      "ALTER SCHEMA tenant_globex RENAME TO tenant_acme",
+      "ALTER SCHEMA tenant_x RENAME TO tenant_globex"};
+  mt_tenant *shared;
+  mt_tx *tx;
+  size_t i;
+  CHECK(mt_manager_shared(manager, &shared, NULL) == MT_OK);
+  tx = begin_for(shared, NULL);
+  for (i = 0; i < sizeof sqls / sizeof *sqls; i++)
+    CHECK(tx_ask(tx, sqls[i], 0).code == MT_OK);
+  CHECK(commit(tx).code == MT_OK);
+  mt_tenant_unref(shared);
+}
+
+static void another_schema_of_the_name_is_refused(void) {
+  mt_tx *tx;
+  open_host();
+  tx = begin(NULL);
+  CHECK(tx_ask(tx, "SELECT count(*) FROM notes", 0).code == MT_OK);
+  swap_schemas();
+  CHECK(tx_ask(tx, "SELECT count(*) FROM notes", 0).code ==
+        MT_E_TENANT_NOT_FOUND);
+  mt_tx_rollback(tx);
+  swap_schemas();
+  close_host();
+}
+
 static void some_statements_are_misuse(void) {
   static const char *const sqls[] = {"COMMIT", "BEGIN", "SAVEPOINT a",
                                      "COPY notes TO STDOUT",
@@ -413,6 +447,8 @@ int main(void) {
       {"transactions commit", transactions_commit},
       {"transactions roll back", transactions_roll_back},
       {"failed transactions do not commit", failed_transactions_do_not_commit},
+      {"another schema of the name is refused",
+       another_schema_of_the_name_is_refused},
       {"some statements are misuse", some_statements_are_misuse},
       {"a tenant without schema", a_tenant_without_schema},
       {"disposed transactions end", disposed_transactions_end},

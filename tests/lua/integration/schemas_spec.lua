@@ -95,6 +95,91 @@ describe("another schema under a tenant's name", function()
     end))
   end
 
+  -- What follows in a transaction or session that has begun before.
+  local LATER = {
+    { "query", function(on) return on:value("SELECT owner FROM items") end },
+    { "script", function(on) return on:exec("SELECT 1; SELECT owner FROM items") end },
+    { "loop over rows", function(on)
+      local owner
+      for row in on:rows("SELECT owner FROM items") do owner = row.owner end
+      return owner
+    end },
+    { "block", function(on)
+      return on:query("DO 'BEGIN PERFORM FROM items; END'")
+    end },
+    { "temporary table", function(on)
+      return on:query("CREATE TEMPORARY TABLE mine AS SELECT * FROM items")
+    end },
+    { "definition", function(on)
+      return on:query("CREATE TABLE copied AS SELECT * FROM items")
+    end },
+  }
+  local HOLDERS = {
+    { "transaction", function(db, fn) return db:transaction(fn) end },
+    { "session", function(db, fn) return db:session(fn) end },
+    { "transaction of a session", function(db, fn)
+      return db:session(function(session) return session:transaction(fn) end)
+    end },
+  }
+  for _, holder in ipairs(HOLDERS) do
+    for _, later in ipairs(LATER) do
+      it(("is refused in the middle of a %s, by a %s"):format(holder[1], later[1]),
+         env.in_task(function()
+        two()
+        local db = assert(env.manager():get_db_async("one"))
+        local ok, owner, err
+        local value = holder[2](db, function(on)
+          assert.equal("one", env.must(on:value("SELECT owner FROM items")))
+          env.sql(SWAP)
+          ok, owner, err = pcall(later[2], on)
+          if not ok then owner, err = nil, owner end
+          return nil, err
+        end)
+        assert.is_nil(value)
+        assert.is_nil(owner)
+        assert.equal("tenant_not_found", err.code)
+        assert.matches("made anew", err.message)
+      end))
+    end
+  end
+
+  it("lets a session that began before end its transaction", env.in_task(
+    function()
+      two()
+      local db = assert(env.manager():get_db_async("one"))
+      env.must(db:session(function(session)
+        env.must(session:exec("BEGIN"))
+        env.must(session:exec("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
+        assert.equal("serializable",
+                     env.must(session:value("SHOW transaction_isolation")))
+        env.must(session:value("SELECT owner FROM items"))
+        env.sql(SWAP)
+        local _, err = session:value("SELECT owner FROM items")
+        assert.equal("tenant_not_found", err.code)
+        _, err = session:value("SELECT 1")
+        assert.equal("25P02", err.sqlstate)
+        env.must(session:exec("ROLLBACK"))
+        env.sql(SWAP) -- and back
+        assert.equal("one", env.must(session:value("SELECT owner FROM items")))
+        return true
+      end))
+    end))
+
+  it("does not take a session's own path away", env.in_task(function()
+    two()
+    local db = assert(env.manager():get_db_async("one"))
+    env.must(db:session(function(session)
+      env.must(session:exec("SET search_path = pg_catalog"))
+      assert.equal("pg_catalog", env.must(session:value("SELECT current_schema()")))
+      return true
+    end))
+    env.must(db:transaction(function(tx)
+      env.must(tx:exec("SET LOCAL search_path = pg_catalog"))
+      assert.equal("pg_catalog", env.must(tx:value("SELECT current_schema()")))
+      return true
+    end))
+  end))
+
   it("is refused once; then the resolver is asked where the tenant is",
      env.in_task(function()
     two()
