@@ -96,6 +96,8 @@ typedef struct mt_error {
   int code;         /* MT_E_* */
   int refs;         /* private; 0 marks the static out-of-memory error */
   int position;     /* 1-based character in the statement, 0 unknown */
+  int statement_number; /* of several statements sent at once: which one
+                           failed, from 1; 0 unknown */
   bool retryable;   /* trying the same thing again may help */
   bool ambiguous;   /* a statement was sent, its outcome is unknown */
   char sqlstate[6]; /* "" unless the server said one */

@@ -51,25 +51,28 @@ end
 --- Runs several statements at once (simple protocol), without parameters.
 -- Returns the last statement's rows.
 ---@param sql string
----@param opts? table  { timeout_ms = }
+---@param opts? table  { timeout_ms =, copy = { data... } }: what the COPY ...
+--  FROM STDIN statements in sql get, in their order
 ---@return table|nil rows
----@return table|nil err
+---@return table|nil err  statement_number: which one of sql failed, from 1
 function methods:exec(sql, opts)
   if type(sql) ~= "string" then
     misuse(2, "exec: sql must be a string, got %s", type(sql))
   end
   if sql:find("\0", 1, true) then misuse(2, "sql: it has a NUL byte") end
+  opts = statement.exec_options(opts, 2)
   local stop = check("exec")
   if stop then return nil, stop end
   local class, keyword, lasting, count = core.classify(sql)
-  if class == "copy" then statement.refuse(class, keyword, 2) end
+  if class == "copy" and #opts.copy == 0 then
+    statement.refuse(class, keyword, 2)
+  end
   -- with BEGIN and COMMIT of its own, too: the scope would end with that
   if self._pooled and (class == "session" or class == "control") then
     statement.refuse(class == "control" and class or "pooled", keyword, 2)
   end
   if count == 0 then statement.refuse("empty", nil, 2) end
-  return transaction.exec(self, sql, class, lasting,
-                          opts and opts.timeout_ms or self._timeout_ms)
+  return transaction.exec(self, sql, class, lasting, opts)
 end
 
 

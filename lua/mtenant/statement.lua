@@ -69,6 +69,26 @@ end
 local MANY = 1000
 
 
+local exec_options = schema.new({
+  name = "exec",
+  { "timeout_ms", kind = "number", min = 0 },
+  { "copy", kind = "strings", default = function() return {} end },
+})
+
+
+--- Checks the options of exec; raises misuse.
+---@return table opts  timeout_ms (or nil), copy
+function M.exec_options(opts, level)
+  opts = exec_options:check(opts or {}, level + 1)
+  for i, data in ipairs(opts.copy) do
+    if data:find("\0", 1, true) then
+      errors.misuse(level + 1, "exec.copy[%d]: it has a NUL byte", i)
+    end
+  end
+  return opts
+end
+
+
 --- The parameters of an option table as a starting call takes them.
 function M.spread(params, n)
   if n <= MANY then return unpack(params, 1, n) end
@@ -83,7 +103,8 @@ function M.refuse(class, keyword, level)
       .. "db:transaction, which keeps the tenant's scope", keyword)
   elseif class == "copy" then
     errors.misuse(level + 1,
-      "COPY FROM STDIN and COPY TO STDOUT can't run as a query")
+      "COPY FROM STDIN needs its data: use exec with copy = { data }; and "
+      .. "COPY TO STDOUT can't run here")
   elseif class == "pooled" then
     errors.misuse(level + 1, M.POOLED, "this statement needs a session")
   elseif class == "empty" then

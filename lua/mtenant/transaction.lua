@@ -95,6 +95,7 @@ local function exec(self, sql, opts)
   if type(sql) ~= "string" then
     misuse(2, "exec: sql must be a string, got %s", type(sql))
   end
+  opts = statement.exec_options(opts, 2)
   local class, word, lasting = core.classify(sql)
   if class == "control" and self._kind == "transaction" then
     statement.refuse(class, word, 2)
@@ -102,14 +103,15 @@ local function exec(self, sql, opts)
   if lasting and self._db._pooled then statement.refuse("pooled", word, 2) end
   local stop = check("exec")
   if stop then return nil, stop end
-  local lease = self._lease
-  local _, err = await(lease:ready(sql))
-  if err then return nil, err end
-  local timeout_ms = opts and opts.timeout_ms or self._timeout_ms
-  local slot, why, keyword = lease:exec(sql, timeout_ms)
+  local lease, rows, err = self._lease, nil, nil
+  if class ~= "control" then -- which a look would not go with, see prelude
+    rows, err = await(lease:ready(sql))
+    if err then return nil, err end
+  end
+  local slot, why, keyword = lease:exec(sql, opts.timeout_ms or self._timeout_ms,
+                                        unpack(opts.copy))
   if slot == nil then return nil, why end
   if slot == false then statement.refuse(why, keyword, 2) end
-  local rows
   rows, err = await(slot)
   if err then return nil, err end
   return rows
@@ -430,7 +432,7 @@ end
 
 --- Several statements by the simple protocol. What can't touch the session
 -- runs in a transaction, like the server would do; the rest on a session.
-function M.exec(db, sql, class, lasting, timeout_ms)
+function M.exec(db, sql, class, lasting, opts)
   local in_transaction = not lasting and (class == "plain" or class == "ddl"
                                           or db._pooled)
   local open = in_transaction and open_transaction or open_session
@@ -439,7 +441,8 @@ function M.exec(db, sql, class, lasting, timeout_ms)
   local result, slot, keyword, _
   if in_transaction then _, err = await(lease:ready()) end
   if not err then
-    slot, err, keyword = lease:exec(sql, timeout_ms)
+    slot, err, keyword = lease:exec(sql, opts.timeout_ms or db._timeout_ms,
+                                    unpack(opts.copy))
     if slot == false then
       lease:release()
       statement.refuse(err, keyword, 3)

@@ -45,7 +45,7 @@ int mt_code_from_name(const char *name) {
 }
 
 mt_error *mt_error_oom(void) {
-  oom.position = 0;
+  oom.position = oom.statement_number = 0;
   oom.retryable = oom.ambiguous = false;
   oom.sqlstate[0] = oom.severity[0] = '\0';
   return &oom;
@@ -94,6 +94,7 @@ mt_error *mt_error_dup(const mt_error *err) {
   mt_error *e = mt_error_new(err->code, "%s", err->message);
   if (e->refs == 0) return e;
   e->position = err->position;
+  e->statement_number = err->statement_number;
   e->retryable = err->retryable;
   e->ambiguous = err->ambiguous;
   memcpy(e->sqlstate, err->sqlstate, sizeof e->sqlstate);

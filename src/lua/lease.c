@@ -191,16 +191,22 @@ static bool send_prelude(mt_lease_ud *u, mt_error **err) {
   return false;
 }
 
-/* exec(sql, timeout_ms or nil): simple protocol. A failed prelude leaves the
- * transaction aborted (or, for a session, is checked by ready() first). */
+/* exec(sql, timeout_ms or nil, data of its COPYs...): simple protocol. A failed
+ * prelude leaves the transaction aborted (or, for a session, is checked by
+ * ready() first). */
 static int exec(lua_State *L) {
   mt_lease_ud *u = check_lease(L);
   double timeout = luaL_optnumber(L, 3, 0);
   mt_error *err = NULL;
-  mt_sql *sql = check_sql(L, u->tenant->manager);
+  mt_params params;
+  mt_sql *sql;
   mt_req *req;
   mt_op *op;
-  if (refused(L, u, sql, u->in_tx)) {
+  if (lua_gettop(L) < 3) lua_settop(L, 3);
+  mt_lua_params(L, 4, &params);
+  sql = check_sql(L, u->tenant->manager);
+  if (!(sql->info.cls == MT_SQL_COPY && params.n > 0) &&
+      refused(L, u, sql, u->in_tx)) {
     lua_pushboolean(L, 0);
     lua_insert(L, -2);
     lua_pushstring(L, sql->info.control);
@@ -211,7 +217,7 @@ static int exec(lua_State *L) {
     mt_sql_unref(sql);
     return mt_lua_fail(L, err, name_of(u));
   }
-  req = make(u, sql, MT_REQ_SIMPLE, NULL);
+  req = make(u, sql, MT_REQ_SIMPLE, &params);
   mt_sql_unref(sql);
   if (!req) return mt_lua_fail(L, NULL, name_of(u));
   req->timeout_ms = timeout;

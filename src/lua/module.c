@@ -158,6 +158,10 @@ void mt_lua_push_error(lua_State *L, mt_rt *rt, const mt_error *err,
     lua_pushinteger(L, err->position);
     lua_setfield(L, -2, "position");
   }
+  if (err->statement_number > 0) {
+    lua_pushinteger(L, err->statement_number);
+    lua_setfield(L, -2, "statement_number");
+  }
   if (attempts > 0) {
     lua_pushinteger(L, attempts);
     lua_setfield(L, -2, "attempts");

@@ -152,6 +152,8 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
   }
   if (e->refs && kind >= MT_STEP_PREPARE && mt_req_sql(req))
     mt_error_set_statement(e, mt_req_sql(req));
+  if (e->refs && req->flags & MT_REQ_SIMPLE)
+    e->statement_number = req->completed + 1;
   /* the first error of a unit is its cause; one at the Sync replaces a
    * result, not an error */
   if (!req->err)
@@ -239,6 +241,7 @@ static void finish(mt_conn *c, mt_req *req) {
 
 static void user_result(mt_conn *c, mt_req *req, PGresult *res) {
   req->answered = true;
+  req->completed++;
   if (req->sql) mt__conn_see_tag(c, PQcmdStatus(res));
   if (req->err) {
     PQclear(res);
@@ -246,6 +249,20 @@ static void user_result(mt_conn *c, mt_req *req, PGresult *res) {
   }
   if (req->result) PQclear(req->result);
   req->result = res;
+}
+
+/* All of it at once: libpq keeps what the socket does not take. False: it is
+ * nobody's COPY, or there is no memory. */
+static bool send_copy(mt_conn *c, mt_req *req) {
+  const char *data;
+  size_t n;
+  if (!c->simple || req->copied >= req->nparams) return false;
+  data = req->params[req->copied++];
+  n = data ? strlen(data) : 0;
+  if (n > INT_MAX || PQputCopyData(c->pg, data, (int)n) < 0) return false;
+  if (PQputCopyEnd(c->pg, NULL) < 0) return false;
+  c->blocked = PQflush(c->pg) > 0;
+  return true;
 }
 
 static void unexpected(mt_conn *c, const char *what) {
@@ -312,6 +329,9 @@ static void handle(mt_conn *c, mt_req *req, PGresult *res) {
         step_failed(c, req, res);
       else
         unreadable(c, res);
+      break;
+    case PGRES_COPY_IN:
+      if (!send_copy(c, req)) unexpected(c, "COPY");
       break;
     default:
       unexpected(c, "COPY");

@@ -80,6 +80,7 @@ void mt_req_reset(mt_req *req) {
   mt_req_set_error(req, NULL);
   req->state = MT_REQ_NEW;
   req->step = req->nsteps = 0;
+  req->copied = req->completed = 0;
   req->not_run = req->dirty = req->rerun = req->named = req->answered = false;
   req->resent++;
 }

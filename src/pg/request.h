@@ -64,7 +64,10 @@ typedef struct mt_req {
   mt_sql *sql;
   char *text; /* instead of sql: internal text, owned */
   int nparams;
-  const char **params; /* one block, owned */
+  const char **params; /* one block, owned; of MT_REQ_SIMPLE: the data of its
+                          COPY FROM STDIN statements, in their order */
+  int copied;          /* of MT_REQ_SIMPLE: COPYs that got their data */
+  int completed;       /* of MT_REQ_SIMPLE: statements that were done */
   double timeout_ms;   /* server-side bound for this statement; 0 none */
   double deadline;     /* absolute; 0 none */
   double queued_at, sent_at;

@@ -307,7 +307,7 @@ static void silent_server_is_a_connect_timeout(void **state) {
   mt_client_start(&c, "postgresql://u@db.example,db2.example/d");
   MT_RUN_UNTIL(r, c.closed);
   /* whatever keeps this machine busy, a look-up that blocks is seconds */
-  assert_true(mt_heartbeat_gap(&heart) < 50 + idle_ms);
+  assert_true(mt_heartbeat_gap(&heart) < 500 + idle_ms);
   assert_true(heart.beats > 20);
   mt_heartbeat_stop(&heart);
   assert_int_equal(c.why->code, MT_E_TIMEOUT);
