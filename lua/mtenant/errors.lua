@@ -35,6 +35,10 @@ local FIELDS = {
   retryable = true,
   ambiguous = true,
   attempts = true,
+  migration = true,
+  line = true,
+  column = true,
+  statement_number = true,
   cause = true,
 }
 
