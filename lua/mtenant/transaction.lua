@@ -103,16 +103,16 @@ local function exec(self, sql, opts)
   if lasting and self._db._pooled then statement.refuse("pooled", word, 2) end
   local stop = check("exec")
   if stop then return nil, stop end
-  local lease, rows, err = self._lease, nil, nil
+  local lease = self._lease
   if class ~= "control" then -- which a look would not go with, see prelude
-    rows, err = await(lease:ready(sql))
-    if err then return nil, err end
+    local _, bad = await(lease:ready(sql))
+    if bad then return nil, bad end
   end
   local slot, why, keyword = lease:exec(sql, opts.timeout_ms or self._timeout_ms,
                                         unpack(opts.copy))
   if slot == nil then return nil, why end
   if slot == false then statement.refuse(why, keyword, 2) end
-  rows, err = await(slot)
+  local rows, err = await(slot)
   if err then return nil, err end
   return rows
 end

@@ -12,6 +12,7 @@
 mtenant_build_packages=(
   gcc libc6-dev cmake ninja-build pkg-config libpq-dev libev-dev libc-ares-dev
   uthash-dev liblua5.4-dev libcmocka-dev postgresql
+  libpg-query-dev libssl-dev lua-filesystem lua-argparse lua-cjson
 )
 mtenant_test_packages=(
   lua5.4 lua-busted lua-check lua-cjson clang-format-14 valgrind pgbouncer
