@@ -61,6 +61,9 @@ local M = {
 
   create_tenant_manager = manager.create,
   create_tenant_context = context.create,
+  create_migrator = function(cfg, opts)
+    return require("mtenant.migrator").create(cfg, opts)
+  end,
   dispose_all = manager.dispose_all,
 
   with_retry = retrier.with_retry,

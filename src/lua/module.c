@@ -374,6 +374,14 @@ static int database_problem(lua_State *L) {
   return 1;
 }
 
+/* schema_problem(name) -> why it can't be a tenant's schema, or nil */
+static int schema_problem(lua_State *L) {
+  size_t len;
+  const char *s = luaL_checklstring(L, 1, &len);
+  lua_pushstring(L, mt_schema_name_problem(s, len));
+  return 1;
+}
+
 /* classify(sql) -> "plain" | "ddl" | ..., control keyword or nil */
 static int classify(lua_State *L) {
   static const char *const names[] = {"empty",   "plain", "ddl",    "block",
@@ -428,6 +436,7 @@ static const luaL_Reg functions[] = {
     {"quote_ident", quote_ident},
     {"quote_literal", quote_literal},
     {"database_problem", database_problem},
+    {"schema_problem", schema_problem},
     {"classify", classify},
     {"stats", stats},
     {"manager", mt_lua_manager_new},

@@ -125,7 +125,7 @@ local function run_texts(session, unit, group, up, last)
     text:add(script.settings("LOCAL", unit, m))
     text.count = text.count + select(2, script.settings("LOCAL", unit, m)) - 1
     text:add_file(m, part)
-    text:finish(unit, m, part, up and script.record(unit, m)
+    text:finish(m, part, up and script.record(unit, m)
                 or script.forget(unit, m))
   end
   if last then text:leave(unit, unit.touched) end
@@ -353,6 +353,29 @@ local function drop_done(list, done)
     if not gone[m] then out[#out + 1] = m end
   end
   return out
+end
+
+
+--- Changes a schema's records alone: under its lock, by what is there now, in
+-- one transaction.
+---@param make fun(unit): string[]|nil, mtenant.error?  the statements
+---@return boolean|table|nil  true; M.LOCKED: another runner has it
+---@return mtenant.error|nil err
+function M.change(session, unit, make)
+  local got, err = session:value("SELECT pg_catalog.pg_try_advisory_lock($1, $2)",
+                                 unit.lock[1], unit.lock[2])
+  if err then return nil, err end
+  if not got then return LOCKED end
+  local ok, list, _
+  ok, err = reread(session, unit)
+  if ok then list, err = make(unit) end
+  if list and #list > 0 then
+    _, err = session:exec("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n"
+      .. table.concat(list, ";\n") .. ";\nCOMMIT")
+  end
+  give_up(session, unit)
+  if err then return nil, err end
+  return true
 end
 
 

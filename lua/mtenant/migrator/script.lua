@@ -176,7 +176,7 @@ end
 
 
 --- The end of a file's transaction.
-function methods:finish(unit, migration, part, record)
+function methods:finish(migration, part, record)
   if part.touches then self:add(OURSELVES, 2) end
   self:add(record)
   self:add("COMMIT", 1, "commit")

@@ -1,0 +1,666 @@
+--- The migrator: brings the schemas of all tenants to what a folder of
+-- migrations says. This file has its options, the reading of states and the
+-- runs; what else it can do is in mtenant/migrator/.
+
+local apply = require "mtenant.migrator.apply"
+local config = require "mtenant.config"
+local core = require "mtenant.core"
+local each = require "mtenant.each"
+local errors = require "mtenant.errors"
+local files = require "mtenant.migrator.files"
+local locks = require "mtenant.migrator.locks"
+local markers = require "mtenant.markers"
+local plan_of = require "mtenant.migrator.plan"
+local records = require "mtenant.migrator.records"
+local schema = require "mtenant.schema"
+local state = require "mtenant.migrator.state"
+local targets = require "mtenant.migrator.targets"
+local task = require "mtenant.task"
+local tenants = require "mtenant.migrator.tenants"
+local workers = require "mtenant.migrator.workers"
+
+
+local format, ipairs = string.format, ipairs
+
+
+local FORMATS = { "auto", "name", "hash", "drizzle-kit" }
+local NEW_FORMATS = { "name", "hash", "drizzle-kit" }
+local READERS = 2
+local MOST_CONNECTIONS = 16
+local SHARED = "shared"
+
+
+local options = schema.new({
+  name = "create_migrator",
+  prefix = "migrations.",
+  { "migrations_folder", kind = "string" },
+  { "tenant_folder", kind = "string" },
+  { "migrations_table", kind = "string", default = "__drizzle_migrations" },
+  { "tenant_discovery", kind = "function" },
+  { "hooks.before_tenant", kind = "function" },
+  { "hooks.after_tenant", kind = "function" },
+  { "hooks.before_migration", kind = "function" },
+  { "hooks.after_migration", kind = "function" },
+  { "table_format", kind = "string", enum = FORMATS, default = "auto" },
+  { "default_format", kind = "string", enum = NEW_FORMATS, default = "name" },
+  { "shared_folder", kind = "string" },
+  { "shared_migrations_folder", kind = "string" },
+  { "shared_table", kind = "string" },
+  { "shared_migrations_table", kind = "string" },
+  { "shared_hooks.before_migration", kind = "function" },
+  { "shared_hooks.after_migration", kind = "function" },
+  { "shared_table_format", kind = "string", enum = FORMATS },
+  { "shared_default_format", kind = "string", enum = NEW_FORMATS },
+  { "url", kind = "string" },
+  { "lock_timeout_ms", kind = "number", min = 1 },
+  { "statement_timeout_ms", kind = "number", min = 1 },
+  { "lock_wait_ms", kind = "number", min = 0, default = 60000 },
+  { "substitute", kind = { "boolean", "table" }, default = false },
+  { "allow_out_of_order", kind = "boolean", default = false },
+  { "allow_duplicates", kind = "boolean", default = false },
+  { "allow_unnumbered", kind = "boolean", default = false },
+  { "allow_edited", kind = "boolean", default = false },
+  { "checksums", kind = "boolean", default = true },
+})
+
+
+local function check_concurrency(value)
+  if value == "auto" or value == nil then return nil end
+  if type(value) ~= "number" or value ~= value or value < 1 or value > 1000
+    or value ~= math.floor(value) then
+    return '%s must be "auto" or an integer from 1 to 1000'
+  end
+end
+
+
+local run_options = schema.new({
+  name = "migrate",
+  { "concurrency", default = "auto", check = check_concurrency },
+  { "dry_run", kind = "boolean", default = false },
+  { "mark_applied", kind = "boolean", default = false },
+  { "stop_on_error", kind = "boolean", default = false },
+  { "phase", kind = "string", enum = { "expand", "contract" } },
+  { "on_progress", kind = "function" },
+  { "on_error", kind = "function" },
+  { "steps", kind = "integer", min = 1 },
+  { "to", kind = "string" },
+  { "name", kind = "string" },
+})
+
+
+---@class mtenant.Migrator
+local methods = {}
+local mt = { __name = "mtenant.migrator", __index = methods }
+
+
+-- ---- what is there ------------------------------------------------------------
+
+-- The files of one kind; read anew each time, so that what has changed counts.
+local function load_files(self, kind)
+  local folder = kind == SHARED and self.opts.shared_folder
+    or kind ~= SHARED and self.opts.migrations_folder
+  if not folder then
+    return nil, errors.new("policy", kind == SHARED
+      and "shared migrations are not configured: set shared_folder"
+      or "migrations are not configured: set migrations_folder")
+  end
+  return files.load(folder, self.opts)
+end
+
+
+-- A schema to work on, as apply.lua takes it.
+local function new_unit(self, id, target, name, kind)
+  local opts, shared = self.opts, kind == SHARED
+  return {
+    id = id, schema = name, target = target,
+    tracking = shared and opts.shared_table or opts.migrations_table,
+    format = shared and opts.shared_table_format or opts.table_format,
+    default_format = shared and opts.shared_default_format
+      or opts.default_format,
+    search_path = shared and { "$tenant" } or self.config.isolation.search_path,
+    opts = opts, done = {}, checksums = false,
+  }
+end
+
+
+local function missing(unit)
+  return errors.new("tenant_not_found", format('schema "%s" does not exist',
+    unit.schema), { tenant_id = unit.id })
+end
+
+
+-- Reads the chunks of one database over a few connections, and what is known
+-- of the files' checksums.
+local function read_target(self, target, units, migrations)
+  local found, cache, chunks = {}, {}, {}
+  local tracking = units[1].tracking
+  for i, unit in ipairs(units) do
+    local n = math.floor((i - 1) / state.CHUNK) + 1
+    chunks[n] = chunks[n] or {}
+    table.insert(chunks[n], unit.schema)
+  end
+  local _, errs = each(chunks, READERS, function(names)
+    return state.read_chunk(target.db, names, tracking, found, cache)
+  end)
+  if errs then return nil, errs.code and errs or errs[next(errs)] end
+  local has, err = false, nil
+  if self.opts.checksums then has, err = state.has_checksums(target.db) end
+  if err then return nil, err end
+  if has then
+    local ok
+    ok, err = state.read_edited(target.db, migrations, tracking, found,
+                                #units <= 20 and chunks[1] or nil)
+    if not ok then return nil, err end
+  end
+  for _, unit in ipairs(units) do
+    unit.migrations, unit.checksums = migrations, has
+    local s = found[unit.schema]
+    local ok
+    if s then
+      unit.lock = locks.of_schema(tracking, s.oid)
+      ok, unit.error = apply.set_state(unit, s, self.plans)
+      if ok then unit.error = nil end
+    else
+      unit.error = missing(unit)
+    end
+  end
+  return true
+end
+
+
+-- The units of tenants, with their states; those that can't be done have an
+-- error. `by_target` keeps their order.
+local function read_units(self, ids, kind, migrations)
+  local units, by_target, order = {}, {}, {}
+  self.plans = {}
+  for i, id in ipairs(ids) do
+    local target, name
+    if kind == SHARED then target, name = self.targets:shared() else
+      target, name = self.targets:find(id)
+    end
+    if kind == SHARED and target then name = "public" end
+    if target then
+      units[i] = new_unit(self, id, target, name, kind)
+      if not by_target[target] then
+        by_target[target] = {}
+        order[#order + 1] = target
+      end
+      table.insert(by_target[target], units[i])
+    else
+      units[i] = { id = id, schema = "", error = name, done = {} }
+    end
+    local now = task.current()
+    if now.cancelled then return nil, now.cancelled end
+  end
+  for _, target in ipairs(order) do
+    local ok, err = read_target(self, target, by_target[target], migrations)
+    if not ok then return nil, err end
+  end
+  return units
+end
+
+
+local function check_ids(ids, what)
+  if type(ids) ~= "table" then
+    errors.misuse(3, "%s: ids must be a list of tenant ids, got %s", what,
+                  type(ids))
+  end
+  local out, seen = {}, {}
+  for _, id in ipairs(ids) do
+    if not seen[id] then out[#out + 1] = id end
+    seen[id] = true
+  end
+  return out
+end
+
+
+--- Asks `tenant_discovery`.
+---@return string[]|nil ids
+---@return mtenant.error|nil err
+function methods:discover()
+  local fn = self.opts.tenant_discovery
+  if not fn then
+    return nil, errors.new("policy",
+                           "tenant_discovery is not configured: who are all?")
+  end
+  local target, err = self.targets:shared()
+  if not target then return nil, err end
+  local ok, ids, why = pcall(fn, target.db)
+  if not ok then ids, why = nil, ids end
+  if ids == nil and errors.is(why) and why.code ~= "misuse" then
+    return nil, why
+  end
+  if type(ids) ~= "table" then
+    return nil, errors.new("policy", "tenant_discovery "
+      .. (ids == nil and why ~= nil and "failed: " .. errors.text_of(why)
+          or "must return a list of ids, it returned a " .. type(ids)))
+  end
+  return check_ids(ids, "tenant_discovery")
+end
+
+
+-- ---- runs ------------------------------------------------------------
+
+local function call(fn, ...)
+  if not fn then return true end
+  local ok, err = pcall(fn, ...)
+  if ok then return true end
+  return nil, errors.wrap(err, "policy")
+end
+
+
+local function hooks_of(self, kind)
+  return kind == SHARED and self.opts.shared_hooks or self.opts.hooks or {}
+end
+
+
+local function result_of(unit, started)
+  return {
+    tenant_id = unit.id, schema_name = unit.schema, success = not unit.error,
+    applied_migrations = markers.array {}, error = unit.error,
+    duration_ms = started and core.now_ms() - started or 0,
+    format = unit.has_table and unit.shape and unit.shape.format or nil,
+  }
+end
+
+
+-- Those of what was to be done that are done, also by a try that was cut off.
+local function applied_names(unit)
+  local out, there, sure = {}, {}, {}
+  for _, m in ipairs(unit.done) do sure[m] = true end
+  if unit.retried then
+    for _, m in ipairs(unit.plan.applied) do there[m] = true end
+  end
+  for _, m in ipairs(unit.wanted or {}) do
+    if sure[m] or there[m] then out[#out + 1] = m.name end
+  end
+  return markers.array(out)
+end
+
+
+-- One run over units: its results, in order, and who is told.
+local Run = {}
+Run.__index = Run
+
+
+function Run:progress(id, status, name, result)
+  if not self.o.on_progress then return end
+  local ok, err = call(self.o.on_progress, id, status, name, result)
+  if not ok then
+    io.stderr:write("[mtenant] error in on_progress: ", errors.text_of(err), "\n")
+  end
+end
+
+
+function Run:abort_after(id, err)
+  if self.o.stop_on_error then return true end
+  if not self.o.on_error then return false end
+  local ok, answer = pcall(self.o.on_error, id, err)
+  return not ok or answer == "abort"
+end
+
+
+function Run:finish(unit, result)
+  self.by_unit[unit] = result
+  self:progress(unit.id, result.success and "completed" or "failed", nil, result)
+  if not result.success and self:abort_after(unit.id, result.error) then
+    self.aborted = true
+    if self.crew then self.crew.stopped = true end
+  end
+end
+
+
+function Run:settle(job, err)
+  local unit = job.unit
+  unit.error = err
+  local result = result_of(unit, unit.started)
+  result[self.list_name] = applied_names(unit)
+  if not err or unit.has_table then
+    result.format = unit.shape and unit.shape.format
+  end
+  local ok, why = true, nil
+  if unit.started then ok, why = call(self.hooks.after_tenant, unit.id, result) end
+  if not ok and result.success then result.success, result.error = false, why end
+  self:finish(unit, result)
+end
+
+
+local function on_migration(run, unit)
+  return function(event, m)
+    if event == "migrating" then
+      run:progress(unit.id, "migrating", m.name)
+      local ok, err = call(run.hooks.before_migration, unit.id, m.name)
+      if not ok then error(err, 0) end
+    elseif event == "applied" then
+      call(run.hooks.after_migration, unit.id, m.name, unit.took_ms or 0)
+    end
+  end
+end
+
+
+function Run:work(session, job)
+  local unit = job.unit
+  if not unit.started then
+    unit.started = core.now_ms()
+    unit.on = on_migration(self, unit)
+    self:progress(unit.id, "starting")
+    local ok, err = call(self.hooks.before_tenant, unit.id)
+    if not ok then return nil, err end
+  else
+    unit.locked, unit.retried = false, true
+  end
+  return self.action(session, unit)
+end
+
+
+local function queues_of(self, run, units)
+  local queues, by_target = {}, {}
+  for _, unit in ipairs(units) do
+    if not run.by_unit[unit] then
+      local queue = by_target[unit.target]
+      if not queue then
+        queue = { db = unit.target.db, target = unit.target,
+                  run_lock = locks.of_run(unit.tracking),
+                  exclusive = run.exclusive,
+                  lock_wait_ms = self.opts.lock_wait_ms }
+        by_target[unit.target] = queue
+        queues[#queues + 1] = queue
+      end
+      local job = { unit = unit }
+      for _, m in ipairs(unit.wanted or {}) do
+        job.once = job.once or not m.transaction
+      end
+      queue[#queue + 1] = job
+    end
+  end
+  return queues
+end
+
+
+local function summary(run, units, started)
+  local out = { total = #units, succeeded = 0, failed = 0, skipped = 0,
+                details = markers.array {} }
+  for i, unit in ipairs(units) do
+    local result = run.by_unit[unit]
+    if not result then
+      result = { tenant_id = unit.id, schema_name = "", success = false,
+                 skipped = true, applied_migrations = markers.array {},
+                 duration_ms = 0, error = errors.new("cancelled",
+                   "Skipped due to abort", { tenant_id = unit.id }) }
+      run:progress(unit.id, "skipped", nil, result)
+    end
+    out.details[i] = result
+    local count = result.skipped and "skipped"
+      or result.success and "succeeded" or "failed"
+    out[count] = out[count] + 1
+  end
+  out.duration_ms = core.now_ms() - started
+  return out
+end
+
+
+-- Does `action` with every unit that `select` wants; the others are done.
+local function execute(self, units, o, spec)
+  local started = core.now_ms()
+  local run = setmetatable({
+    o = o, by_unit = {}, action = spec.action, exclusive = spec.exclusive,
+    hooks = spec.kind and hooks_of(self, spec.kind) or {},
+    list_name = spec.list_name or "applied_migrations",
+  }, Run)
+  for _, unit in ipairs(units) do
+    unit.alone = run.hooks.before_migration ~= nil
+      or run.hooks.after_migration ~= nil
+    local wanted, err = nil, unit.error
+    if not err then wanted, err = spec.select(unit) end
+    unit.wanted, unit.error = wanted or {}, err
+    if run.aborted then break end
+    if err or #unit.wanted == 0 or o.dry_run then
+      local result = result_of(unit)
+      if o.dry_run then
+        result.pending_migrations = markers.array(plan_of.names(unit.wanted))
+      end
+      run:finish(unit, result)
+    end
+  end
+  local queues = run.aborted and {} or queues_of(self, run, units)
+  local err
+  if #queues > 0 and spec.prepare then
+    for _, queue in ipairs(queues) do
+      err = err or select(2, spec.prepare(queue))
+    end
+    if err then return nil, err end
+  end
+  if #queues > 0 then
+    run.crew = workers.new(queues, {
+      concurrency = o.concurrency or 1,
+      tries = self.config.connection.retry.max_attempts,
+      lock_wait_ms = self.opts.lock_wait_ms,
+      work = function(session, job) return run:work(session, job) end,
+      settle = function(job, why) run:settle(job, why) end,
+    })
+    local _, stop = workers.run(run.crew)
+    err = stop
+  end
+  local out = summary(run, units, started)
+  if err then out.cancelled, out.error = true, err end
+  return out
+end
+
+
+local CHECKSUMS_SQL = [[
+  CREATE SCHEMA IF NOT EXISTS mtenant;
+  CREATE TABLE IF NOT EXISTS mtenant.checksums (
+    schema_name text NOT NULL, table_name text NOT NULL, name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (schema_name, table_name, name))]]
+
+
+-- The side table of checksums, once per database.
+local function ensure_checksums(self, queue)
+  if not self.opts.checksums then return true end
+  local there = true
+  for _, job in ipairs(queue) do there = there and job.unit.checksums end
+  if there then return true end
+  local ok, err = queue.db:transaction(function(tx)
+    local _, why = tx:query("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)",
+                            locks.of_run("mtenant.checksums")[1], 0)
+    if why then return nil, why end
+    _, why = tx:exec(CHECKSUMS_SQL)
+    if why then return nil, why end
+    return true
+  end)
+  if not ok then
+    if err.sqlstate == "42501" then
+      err = errors.new("policy", "the schema mtenant, for checksums, can't be "
+        .. "made (checksums = false goes without): " .. err.message,
+        { sqlstate = err.sqlstate, cause = err })
+    end
+    return nil, err
+  end
+  for _, job in ipairs(queue) do job.unit.checksums = true end
+  return true
+end
+
+
+local function choose_pending(o)
+  return function(plan)
+    if plan.problem and #plan.pending > 0 then return nil, plan.problem end
+    if plan.problem and #plan.edited > 0 then return nil, plan.problem end
+    return plan_of.take(plan, o.phase)
+  end
+end
+
+
+-- Migrates the tenants; or, where it is asked to, only records.
+local function migrate(self, ids, o, kind)
+  local migrations, err = load_files(self, kind)
+  if not migrations then return nil, err end
+  local units
+  units, err = read_units(self, ids, kind, migrations)
+  if not units then return nil, err end
+  local choose = choose_pending(o)
+  local function prepare(queue) return ensure_checksums(self, queue) end
+  if o.mark_applied then
+    return execute(self, units, o, records.mark(o.name, prepare, kind))
+  end
+  return execute(self, units, o, {
+    kind = kind,
+    prepare = prepare,
+    select = function(unit) return choose(unit.plan) end,
+    action = function(session, unit)
+      return apply.run(session, unit, choose, true)
+    end,
+  })
+end
+
+
+-- the result of a single one
+local function first(results, err)
+  if not results then return nil, err end
+  local result = results.details[1]
+  if result.skipped and results.error then result.error = results.error end
+  return result
+end
+
+
+local function failed(id, err)
+  return { tenant_id = id, schema_name = "", success = false, error = err,
+           applied_migrations = markers.array {}, duration_ms = 0 }
+end
+
+
+--- Brings one tenant up to date; never raises for what is wrong with it.
+---@param id string
+---@param o? table  dry_run, on_progress, phase, mark_applied
+---@return table result  see docs/migrations.md
+function methods:migrate_tenant(id, o)
+  local result, err = first(migrate(self, check_ids({ id }, "migrate_tenant"),
+                                    run_options:check(o or {}, 2)))
+  return result or failed(id, err)
+end
+
+
+--- Brings tenants up to date, several at a time.
+---@param ids string[]
+---@param o? table  concurrency, dry_run, on_progress, on_error, stop_on_error,
+--- phase, mark_applied
+---@return table|nil results  total, succeeded, failed, skipped, details
+---@return mtenant.error|nil err  what concerns them all
+function methods:migrate_tenants(ids, o)
+  return migrate(self, check_ids(ids, "migrate_tenants"),
+                 run_options:check(o or {}, 2))
+end
+
+
+--- As migrate_tenants, with all that `tenant_discovery` finds.
+function methods:migrate_all(o)
+  o = run_options:check(o or {}, 2)
+  local ids, err = self:discover()
+  if not ids then return nil, err end
+  return migrate(self, ids, o)
+end
+
+
+--- Brings the shared schema up to date.
+---@param o? table  dry_run, mark_applied, on_progress(status, name)
+---@return table result
+function methods:migrate_shared(o)
+  o = run_options:check(o or {}, 2)
+  local tell = o.on_progress
+  if tell then
+    o.on_progress = function(_, status, name, result)
+      return tell(status, name, result)
+    end
+  end
+  local result, err = first(migrate(self, { SHARED }, o, SHARED))
+  return result or failed(SHARED, err)
+end
+
+
+--- First the shared schema, then all tenants; these not if that failed.
+---@return table { shared = result, tenants = results }
+function methods:migrate_all_with_shared(o)
+  local shared = self:migrate_shared({ dry_run = o and o.dry_run })
+  if shared.success then
+    local results, err = self:migrate_all(o)
+    if not results then return nil, err end
+    return { shared = shared, tenants = results }
+  end
+  local ids, err = self:discover()
+  if not ids then return nil, err end
+  local out = { total = #ids, succeeded = 0, failed = 0, skipped = #ids,
+                details = {}, duration_ms = 0 }
+  for i, id in ipairs(ids) do
+    out.details[i] = failed(id, errors.new("cancelled", "Skipped due to abort",
+                                           { tenant_id = id }))
+    out.details[i].skipped = true
+  end
+  return { shared = shared, tenants = out }
+end
+
+
+--- The migrations of the folder, in order.
+---@return table[]|nil list  { name, number, kind, path, checksum, transaction,
+--- has_down }
+function methods:get_migrations()
+  local list, err = load_files(self)
+  if not list then return nil, err end
+  local out = {}
+  for i, m in ipairs(list) do
+    out[i] = { name = m.name, number = m.number, kind = m.kind, path = m.path,
+               checksum = m.checksum, transaction = m.transaction,
+               phase = m.phase, has_down = m.down ~= nil }
+  end
+  return out
+end
+
+
+--- Closes the migrator's connections; waits. Idempotent.
+function methods:dispose()
+  self.targets:dispose()
+  if self.seeder then self.seeder:dispose() end
+  self.seeder = nil
+end
+
+
+local M = {}
+
+
+--- Makes a migrator; no I/O. Raises misuse for wrong options.
+---@param cfg table  the configuration of a manager
+---@param opts table  see docs/migrations.md
+---@return mtenant.Migrator
+function M.create(cfg, opts)
+  task.prepare()
+  opts = options:check(opts or {}, 2)
+  opts.migrations_folder = opts.migrations_folder or opts.tenant_folder
+  opts.shared_folder = opts.shared_folder or opts.shared_migrations_folder
+  opts.shared_table = opts.shared_table or opts.shared_migrations_table
+    or "__drizzle_shared_migrations"
+  opts.shared_table_format = opts.shared_table_format or opts.table_format
+  opts.shared_default_format = opts.shared_default_format or opts.default_format
+  opts.connections = MOST_CONNECTIONS
+  local self = setmetatable({ opts = opts }, mt)
+  self.config = config.define(cfg, { level = 3 })
+  self.targets = targets.new(self.config, opts, setmetatable({}, {
+    __index = function(_, key)
+      if key ~= "shared" then return nil end
+      local target = self.targets:shared()
+      return target and target.db
+    end,
+  }))
+  return self
+end
+
+
+local inside = { load_files = load_files, read_units = read_units,
+                 execute = execute, ensure_checksums = ensure_checksums,
+                 first = first, failed = failed, check_ids = check_ids,
+                 run_options = run_options, new_unit = new_unit,
+                 SHARED = SHARED }
+records.install(methods, inside)
+tenants.install(methods, inside)
+
+
+return M

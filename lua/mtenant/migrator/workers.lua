@@ -1,0 +1,238 @@
+--- Many schemas, few connections: each worker keeps a session and takes one
+-- schema after the other from its database's queue, so that a slow one holds up
+-- nobody. How many workers are best is a matter of the server; "auto" measures.
+
+local apply = require "mtenant.migrator.apply"
+local core = require "mtenant.core"
+local errors = require "mtenant.errors"
+local locks = require "mtenant.migrator.locks"
+local task = require "mtenant.task"
+
+
+local M = {}
+
+
+--- A job that says so could not be done yet: another runner has it.
+M.LATER = apply.LOCKED
+
+
+local START, MOST = 2, 16
+local WINDOW_MS, WINDOW_JOBS = 400, 12
+local BETTER = 1.08 -- so much more a second, to keep one more connection
+local LOOK_MS = 100
+
+
+-- ---- how many ------------------------------------------------------------
+
+-- Hill climbing: one more, as long as that does more a second.
+local function controller(concurrency)
+  if concurrency ~= "auto" then return { limit = concurrency } end
+  return { limit = START, auto = true, jobs = 0, since = nil, rate = 0 }
+end
+
+
+local function measure(c)
+  if not c.auto then return end
+  local now = core.now_ms()
+  c.since = c.since or now
+  c.jobs = c.jobs + 1
+  if c.jobs < WINDOW_JOBS or now - c.since < WINDOW_MS then return end
+  local rate = c.jobs / (now - c.since)
+  c.jobs, c.since = 0, now
+  if rate > c.rate * BETTER and c.limit < MOST then
+    c.rate, c.limit = rate, c.limit + 1
+  else
+    c.limit, c.auto = math.max(START, c.limit - 1), false
+  end
+end
+
+
+-- ---- workers ------------------------------------------------------------
+
+-- The queue with the most work for each of its workers.
+local function busiest(self)
+  local found, best = nil, 0
+  for _, queue in ipairs(self.queues) do
+    local left = #queue - queue.next + 1 + #queue.later
+    local each = left / (queue.workers + 1)
+    if each > best then found, best = queue, each end
+  end
+  return found
+end
+
+
+local function may_go_on(self)
+  return not self.stopped and self.active <= self.control.limit
+end
+
+
+-- The next job, or one that another runner had when it was looked at last.
+local function next_job(self, queue)
+  local job = queue[queue.next]
+  if job then
+    queue.next = queue.next + 1
+    return job
+  end
+  job = table.remove(queue.later, 1)
+  if not job then return nil end
+  local wait = (job.look_at or 0) - core.now_ms()
+  if wait > 0 then
+    local _, stop = task.sleep(wait)
+    if stop then
+      table.insert(queue.later, 1, job)
+      return nil
+    end
+  end
+  return job
+end
+
+
+local function lost(err)
+  return errors.is(err) and (err.code == "connection_lost"
+    or err.code == "disposed" or err.code == "protocol")
+end
+
+
+local function finish(self, job, err)
+  self.settle(job, err)
+  measure(self.control)
+  self.start_more()
+end
+
+
+-- One job on a session; true: the session is good for another.
+local function do_job(self, queue, session, job)
+  job.tries = (job.tries or 0) + 1
+  local ok, result, err = pcall(self.work, session, job)
+  if not ok then result, err = nil, result end
+  if result == M.LATER then
+    local now = core.now_ms()
+    job.wait_until = job.wait_until or now + self.lock_wait_ms
+    if now >= job.wait_until then
+      finish(self, job, locks.held_error(session, job))
+      return true
+    end
+    job.look_at = now + LOOK_MS
+    queue.later[#queue.later + 1] = job
+    return true
+  end
+  -- what is recorded says what was done: the next session reads it
+  if lost(err) and job.tries < self.tries and not job.once then
+    job.look_at = 0
+    queue.later[#queue.later + 1] = job
+    return false
+  end
+  finish(self, job, err)
+  return not lost(err)
+end
+
+
+local function on_session(self, queue, session)
+  local ok, err = locks.enter(session, queue)
+  if not ok then return nil, err end
+  while may_go_on(self) do
+    local job = next_job(self, queue)
+    if not job then break end
+    if not do_job(self, queue, session, job) then return true end
+  end
+  return true
+end
+
+
+local function fail_queue(self, queue, err)
+  local function each(job) self.settle(job, err) end
+  while queue[queue.next] do
+    queue.next = queue.next + 1
+    each(queue[queue.next - 1])
+  end
+  while #queue.later > 0 do each(table.remove(queue.later)) end
+end
+
+
+local function worker(self)
+  while may_go_on(self) do
+    local queue = busiest(self)
+    if not queue then break end
+    queue.workers = queue.workers + 1
+    local ok, err = queue.db:session(function(session)
+      return on_session(self, queue, session)
+    end)
+    queue.workers = queue.workers - 1
+    if not ok and err then
+      local now = task.current()
+      if now.cancelled or now.expired then break end
+      queue.failures = (queue.failures or 0) + 1
+      if queue.failures >= self.tries or not err.retryable then
+        fail_queue(self, queue, err)
+      end
+    end
+  end
+  self.active = self.active - 1
+end
+
+
+--- Does the jobs of all queues.
+---@param queues table[]  each a list of jobs, with db (a handle) and keys
+---@param opts table  concurrency ("auto" or a number), tries, lock_wait_ms,
+--- work = function(session, job) -> true | M.LATER | nil, err; it may raise;
+--- settle = function(job, err or nil) -> nothing: called once for each job that
+--- was not left over
+---@return table self  stop() ends it early; the jobs left are not settled
+function M.new(queues, opts)
+  local self = { queues = queues, work = opts.work, settle = opts.settle,
+                 tries = opts.tries, lock_wait_ms = opts.lock_wait_ms,
+                 control = controller(opts.concurrency), active = 0,
+                 tasks = {} }
+  for _, queue in ipairs(queues) do
+    queue.next, queue.later, queue.workers = 1, {}, 0
+  end
+  local function left()
+    local n = 0
+    for _, queue in ipairs(queues) do
+      n = n + #queue - queue.next + 1 + #queue.later
+    end
+    return n
+  end
+  function self.start_more()
+    while self.active < math.min(self.control.limit, left() + self.active)
+      and not self.stopped and left() > 0 do
+      self.active = self.active + 1
+      local t = task.spawn(worker, self)
+      t.observed = true
+      self.tasks[#self.tasks + 1] = t
+      if self.active >= self.control.limit then break end
+    end
+  end
+  return self
+end
+
+
+--- Runs until all is done, or the caller has to stop.
+---@return boolean|nil ok
+---@return mtenant.error|nil err  cancelled or timeout
+function M.run(self)
+  self.start_more()
+  local caller, i = task.current(), 0
+  while i < #self.tasks do
+    i = i + 1
+    local t = self.tasks[i]
+    while not t.done do
+      local stop = caller.cancelled or caller.expired
+      if stop then
+        self.stopped = true
+        for j = i, #self.tasks do self.tasks[j]:cancel(stop) end
+      end
+      task.suspend_always(function(resume)
+        t.joiners = t.joiners or {}
+        t.joiners[#t.joiners + 1] = resume
+      end)
+    end
+    if not t.ok then error(t.results[1], 0) end
+  end
+  local stop = caller.cancelled or caller.expired
+  if stop then return nil, stop end
+  return true
+end
+
+
+return M
