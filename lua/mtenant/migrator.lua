@@ -9,7 +9,6 @@ local each = require "mtenant.each"
 local errors = require "mtenant.errors"
 local files = require "mtenant.migrator.files"
 local locks = require "mtenant.migrator.locks"
-local markers = require "mtenant.markers"
 local plan_of = require "mtenant.migrator.plan"
 local records = require "mtenant.migrator.records"
 local schema = require "mtenant.schema"
@@ -257,7 +256,7 @@ end
 local function result_of(unit, started)
   return {
     tenant_id = unit.id, schema_name = unit.schema, success = not unit.error,
-    applied_migrations = markers.array {}, error = unit.error,
+    applied_migrations = {}, error = unit.error,
     duration_ms = started and core.now_ms() - started or 0,
     format = unit.has_table and unit.shape and unit.shape.format or nil,
   }
@@ -274,7 +273,7 @@ local function applied_names(unit)
   for _, m in ipairs(unit.wanted or {}) do
     if sure[m] or there[m] then out[#out + 1] = m.name end
   end
-  return markers.array(out)
+  return out
 end
 
 
@@ -379,12 +378,12 @@ end
 
 local function summary(run, units, started)
   local out = { total = #units, succeeded = 0, failed = 0, skipped = 0,
-                details = markers.array {} }
+                details = {} }
   for i, unit in ipairs(units) do
     local result = run.by_unit[unit]
     if not result then
       result = { tenant_id = unit.id, schema_name = "", success = false,
-                 skipped = true, applied_migrations = markers.array {},
+                 skipped = true, applied_migrations = {},
                  duration_ms = 0, error = errors.new("cancelled",
                    "Skipped due to abort", { tenant_id = unit.id }) }
       run:progress(unit.id, "skipped", nil, result)
@@ -417,7 +416,7 @@ local function execute(self, units, o, spec)
     if err or #unit.wanted == 0 or o.dry_run then
       local result = result_of(unit)
       if o.dry_run then
-        result.pending_migrations = markers.array(plan_of.names(unit.wanted))
+        result.pending_migrations = plan_of.names(unit.wanted)
       end
       run:finish(unit, result)
     end
@@ -526,7 +525,7 @@ end
 
 local function failed(id, err)
   return { tenant_id = id, schema_name = "", success = false, error = err,
-           applied_migrations = markers.array {}, duration_ms = 0 }
+           applied_migrations = {}, duration_ms = 0 }
 end
 
 

@@ -5,12 +5,11 @@
 local apply = require "mtenant.migrator.apply"
 local errors = require "mtenant.errors"
 local formats = require "mtenant.migrator.formats"
-local markers = require "mtenant.markers"
 local plan_of = require "mtenant.migrator.plan"
 local script = require "mtenant.migrator.script"
 
 
-local array, concat, format = markers.array, table.concat, string.format
+local concat, format = table.concat, string.format
 
 
 local M = {}
@@ -66,13 +65,13 @@ end
 local function status_of(unit)
   local out = { tenant_id = unit.id, schema_name = unit.schema,
                 applied_count = 0, pending_count = 0,
-                pending_migrations = array {}, edited = array {},
+                pending_migrations = {}, edited = {},
                 status = "error", error = unit.error }
   local plan = unit.plan
   if unit.error or not plan then return out end
   out.applied_count, out.pending_count = #plan.applied, #plan.pending
-  out.pending_migrations = array(plan_of.names(plan.pending))
-  out.edited = array(plan.edited)
+  out.pending_migrations = plan_of.names(plan.pending)
+  out.edited = plan.edited
   out.format = unit.has_table and unit.shape.format or nil
   out.error = plan.problem
   out.status = plan.problem and "error" or #plan.pending > 0 and "behind" or "ok"
@@ -82,12 +81,12 @@ end
 
 local function sync_of(unit)
   local out = { tenant_id = unit.id, schema_name = unit.schema,
-                missing = array {}, orphans = array {}, in_sync = false,
+                missing = {}, orphans = {}, in_sync = false,
                 error = unit.error }
   local plan = unit.plan
   if unit.error or not plan then return out end
-  out.missing = array(plan_of.names(plan.pending))
-  out.orphans = array(plan.orphans)
+  out.missing = plan_of.names(plan.pending)
+  out.orphans = plan.orphans
   out.in_sync = #plan.pending == 0 and #plan.orphans == 0
   out.format = unit.has_table and unit.shape.format or nil
   return out
@@ -266,7 +265,7 @@ function M.install(methods, inside)
     local units
     units, err = read(self, ids)
     if not units then return nil, err end
-    local out = array {}
+    local out = {}
     for i, unit in ipairs(units) do out[i] = status_of(unit) end
     return out
   end
@@ -297,7 +296,7 @@ function M.install(methods, inside)
     units, err = read(self, ids)
     if not units then return nil, err end
     local out = { total = #units, in_sync = 0, out_of_sync = 0, error = 0,
-                  details = array {} }
+                  details = {} }
     for i, unit in ipairs(units) do
       local one = sync_of(unit)
       out.details[i] = one
@@ -336,9 +335,9 @@ function M.install(methods, inside)
              success = result.success, error = result.error,
              duration_ms = result.duration_ms,
              marked_migrations = list == "marked" and result.applied_migrations
-               or array {},
+               or {},
              removed_orphans = list == "removed" and result.removed_orphans
-               or array {} }
+               or {} }
   end
 
   local function sync_results(results, err, list)

@@ -40,7 +40,8 @@ local HAS_CHECKSUMS_SQL =
 local EDITED_SQL = [[
   SELECT c.schema_name AS schema, c.name
   FROM mtenant.checksums c
-  JOIN pg_catalog.unnest($1::pg_catalog.text[], $2::pg_catalog.text[])
+  JOIN ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),
+                  pg_catalog.unnest($2::pg_catalog.text[]))
     AS f (name, checksum) ON f.name = c.name
   WHERE c.table_name = $3 AND c.checksum <> f.checksum
     AND ($4::pg_catalog.text[] IS NULL OR c.schema_name = ANY ($4))

@@ -9,7 +9,7 @@ local markers = require "mtenant.markers"
 local schema = require "mtenant.schema"
 
 
-local array, format, ident = markers.array, string.format, core.quote_ident
+local format, ident = string.format, core.quote_ident
 
 
 local TABLES_AT_ONCE = 100 -- of one DROP: each takes some of the lock table
@@ -120,7 +120,7 @@ end
 
 local function seed_result(id, started, schema_name, err)
   return { tenant_id = id, schema_name = schema_name or "", error = err,
-           success = err == nil, applied_migrations = array {},
+           success = err == nil, applied_migrations = {},
            duration_ms = core.now_ms() - started }
 end
 
@@ -177,7 +177,7 @@ function M.install(methods, inside)
     if err then return inside.failed(id, err) end
     if o.migrate then return self:migrate_tenant(id) end
     return { tenant_id = id, schema_name = unit.schema, success = true,
-             applied_migrations = array {},
+             applied_migrations = {},
              duration_ms = core.now_ms() - started }
   end
 
@@ -216,7 +216,7 @@ function M.install(methods, inside)
     local rows
     rows, err = target.db:query(LIST_SQL, like or markers.null)
     if not rows then return nil, err end
-    local out = array {}
+    local out = {}
     for i, row in ipairs(rows) do out[i] = row.name end
     return out
   end
@@ -269,7 +269,7 @@ function M.install(methods, inside)
     end)
     if not details then return nil, errs end
     local out = { total = #ids, succeeded = 0, failed = 0, skipped = 0,
-                  details = array {}, duration_ms = core.now_ms() - started }
+                  details = {}, duration_ms = core.now_ms() - started }
     for i = 1, #ids do
       local result = details[i]
       out.details[i] = result
@@ -298,7 +298,7 @@ function M.install(methods, inside)
     local shared = self:seed_shared(shared_fn)
     if not shared.success then
       return { shared = shared, tenants = { total = 0, succeeded = 0,
-               failed = 0, skipped = 0, details = array {} } }
+               failed = 0, skipped = 0, details = {} } }
     end
     local results, err = self:seed_all(fn, o)
     if not results then return nil, err end
