@@ -147,7 +147,7 @@ function methods:render(line, room)
     local styled = type(part) == "table"
     local text = M.clip(styled and part[2] or part, room)
     room = room - width_of(text)
-    local code = styled and self.color and STYLES[part[1]]
+    local code = styled and self.color and text ~= "" and STYLES[part[1]]
     out[i] = code and ("\27[%sm%s\27[m"):format(code, text) or text
   end
   return table.concat(out)
