@@ -25,8 +25,9 @@ return cli.run("seed", function(run)
     run:need_tenants()
   end
   local words = { done = "seeded" }
-  local seed, migrator = load_seed(run), run:migrator()
+  local seed = load_seed(run)
   local ids = run:has_tenants() and run:tenants() or {}
+  local migrator = run:migrator()
   if run.opts.shared then
     local result = run:must(migrator:seed_shared(seed))
     if not report.shared(run.console, words, result) then

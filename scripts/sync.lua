@@ -48,9 +48,8 @@ end
 return cli.run("sync", function(run)
   local opts = run.opts
   if not (opts.mark_missing or opts.clean_orphans) then
-    local sync = run:must(run:migrator():get_sync_status {
-      tenants = run:tenants(),
-    })
+    local ids, migrator = run:tenants(), run:migrator()
+    local sync = run:must(migrator:get_sync_status({ tenants = ids }))
     status.show_sync(run.console, sync)
     return sync.error > 0 and 1 or 0
   end

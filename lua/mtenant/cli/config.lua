@@ -173,10 +173,6 @@ end
 
 --- The tenants that tenant_discovery names; nil and an error or a message.
 function M.discover(settings, migrator)
-  if not settings.migrations.tenant_discovery then
-    return nil, settings.path .. ": migrations.tenant_discovery is missing, "
-      .. "which --all needs"
-  end
   local ok, ids, err = pcall(migrator.discover, migrator)
   if not ok then
     ids, err = nil, ids

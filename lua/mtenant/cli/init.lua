@@ -103,7 +103,12 @@ function run_methods:tenants()
   if #ids > 0 then
     return ids
   end
-  return self:must(config.discover(self:settings(), self:migrator()))
+  local settings = self:settings()
+  if not settings.migrations.tenant_discovery then
+    self:fail(settings.path .. ": migrations.tenant_discovery is missing, and "
+      .. "only that knows all tenants")
+  end
+  return self:must(config.discover(settings, self:migrator()))
 end
 
 
