@@ -14,7 +14,7 @@ mtenant_build_packages=(
   uthash-dev liblua5.4-dev libcmocka-dev postgresql
 )
 mtenant_test_packages=(
-  lua5.4 lua-busted lua-check lua-cjson clang-format-14 valgrind pgbouncer
+  lua5.4 lua-busted lua-check lua-cjson lua-argparse clang-format-14 valgrind pgbouncer
   clang libclang-rt-14-dev openssl
   libluajit2-5.1-dev nginx nginx-dev libnginx-mod-http-lua lua-resty-core
   lua-cqueues lua-luv lua-http lua-socket wrk curl
