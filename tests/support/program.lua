@@ -117,7 +117,8 @@ echo $status >status.new && mv status.new status
 ]]
 
 
---- Starts it (or another program) in a process group of its own; returns its pid and the group's.
+--- Starts it, or another program, in a process group of its own; returns its
+-- pid and the group's.
 function M.start(args, path)
   for _, name in ipairs({ "pid", "status", "stdout", "stderr" }) do
     os.remove(scratch .. "/" .. name)
