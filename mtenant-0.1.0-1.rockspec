@@ -19,6 +19,7 @@ by all tenants.]],
 
 dependencies = {
   "lua >= 5.4, < 5.5",
+  "argparse >= 0.7", -- the commands of `mtenant`
 }
 
 external_dependencies = {

@@ -5,29 +5,13 @@
 -- A line is an array of strings and of { style, string }.
 
 local mtenant = require "mtenant"
+local terminal = require "mtenant.cli.terminal"
 
 local FRAME_MS = 100
 local WIDEST = 100
 local BAR = 40
 
-local STYLES = {
-  bold = "1", dim = "2", red = "31", green = "32", yellow = "33", cyan = "36",
-}
-
-local GLYPHS = {
-  utf8 = {
-    ok = "✔", bad = "✘", dot = "·", full = "━", part = "╸", empty = "─",
-    spinner = { "⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏" },
-    levels = { "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█" },
-    table = { "╭", "┬", "╮", "│", "╰", "┴", "╯", "─" },
-  },
-  ascii = {
-    ok = "*", bad = "!", dot = "-", full = "=", part = ">", empty = ".",
-    spinner = { "|", "/", "-", "\\" },
-    levels = { "_", ".", ":", "-", "=", "+", "*", "#" },
-    table = { "+", "+", "+", "|", "+", "+", "+", "-" },
-  },
-}
+local clip, pad, width_of = terminal.clip, terminal.pad, terminal.width_of
 
 local screen_methods = {}
 local screen_mt = { __name = "demo.screen", __index = screen_methods }
@@ -35,93 +19,21 @@ local screen_mt = { __name = "demo.screen", __index = screen_methods }
 local M = {}
 
 
-local function width_of(text)
-  return utf8.len(text) or #text
-end
-
-
---- The first `width` characters.
-local function clip(text, width)
-  if width_of(text) <= width then
-    return text
-  end
-  local stop = utf8.offset(text, width + 1)
-  return text:sub(1, (stop or width + 1) - 1)
-end
-
-
-local function pad(text, width)
-  return text .. (" "):rep(width - width_of(text))
-end
-
-
-local function set(name)
-  local value = os.getenv(name)
-  return value ~= nil and value ~= "" and value or nil
-end
-
-
-local function terminal_width()
-  local pipe = io.popen("stty size 2>/dev/null </dev/tty")
-  local columns = pipe and tonumber((pipe:read("a") or ""):match("%d+%s+(%d+)"))
-  if pipe then
-    pipe:close()
-  end
-  if not columns or columns < 1 then
-    columns = tonumber(set("COLUMNS")) or 80
-  end
-  return math.max(30, math.min(columns - 1, WIDEST))
-end
-
-
-local function is_utf8()
-  local locale = set("LC_ALL") or set("LC_CTYPE") or set("LANG") or ""
-  return locale:lower():find("utf%-?8") ~= nil
-end
-
-
---- 12345 as "12,345".
-function M.count(n)
-  local text = ("%d"):format(n)
-  local rest
-  repeat
-    text, rest = text:gsub("^(-?%d+)(%d%d%d)", "%1,%2")
-  until rest == 0
-  return text
-end
-
-
-function M.seconds(ms)
-  return ("%.1f s"):format(ms / 1000)
-end
+M.count = terminal.count
+M.seconds = terminal.seconds
 
 
 --- `plain`: as on no terminal.
 function M.new(plain)
-  local live = not plain and os.getenv("TERM") ~= "dumb"
-    and os.execute("test -t 1") == true
+  local out = terminal.new(1, { plain = plain })
   return setmetatable({
-    live = live,
-    color = live and not set("NO_COLOR"),
-    width = live and terminal_width() or math.huge,
-    glyphs = live and is_utf8() and GLYPHS.utf8 or GLYPHS.ascii,
+    out = out,
+    live = out.live,
+    width = out.live and math.min(out:width(), WIDEST) or math.huge,
+    glyphs = out.glyphs,
     drawn = 0,
     frame = 0,
   }, screen_mt)
-end
-
-
---- A line as text of at most so many characters.
-local function render(screen, line, room)
-  local out = {}
-  for i, part in ipairs(line) do
-    local styled = type(part) == "table"
-    local text = clip(styled and part[2] or part, room)
-    room = room - width_of(text)
-    local code = styled and screen.color and STYLES[part[1]]
-    out[i] = code and ("\27[%sm%s\27[m"):format(code, text) or text
-  end
-  return table.concat(out)
 end
 
 
@@ -136,10 +48,10 @@ local function frame(screen, lines, block)
   end
   local eol = screen.live and "\27[K\n" or "\n"
   for _, line in ipairs(lines) do
-    out[#out + 1] = render(screen, line, math.huge) .. eol
+    out[#out + 1] = screen.out:render(line) .. eol
   end
   for _, line in ipairs(block) do
-    out[#out + 1] = render(screen, line, screen.width) .. eol
+    out[#out + 1] = screen.out:render(line, screen.width) .. eol
   end
   if screen.drawn > 0 then
     out[#out + 1] = "\27[J"
@@ -226,12 +138,7 @@ end
 
 --- The parts of a progress bar.
 function screen_methods:bar(done, total)
-  local g, width = self.glyphs, math.min(BAR, self.width - 40)
-  width = math.max(width, 5)
-  local full = total > 0 and done * width // total or 0
-  local part = full < width and full > 0 and 1 or 0
-  return { "cyan", g.full:rep(full) .. g.part:rep(part) },
-    { "dim", g.empty:rep(width - full - part) }
+  return self.out:bar(done, total, math.max(math.min(BAR, self.width - 40), 5))
 end
 
 

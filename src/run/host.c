@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -30,6 +31,15 @@ static int read_signal(lua_State *L) {
 /* isatty(fd) */
 static int is_tty(lua_State *L) {
   lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
+  return 1;
+}
+
+/* columns(fd) -> how wide the terminal is, or nil */
+static int columns(lua_State *L) {
+  struct winsize size;
+  if (ioctl((int)luaL_checkinteger(L, 1), TIOCGWINSZ, &size) != 0) return 0;
+  if (size.ws_col == 0) return 0;
+  lua_pushinteger(L, size.ws_col);
   return 1;
 }
 
@@ -152,6 +162,7 @@ static int pg_finish(lua_State *L) {
 
 static const luaL_Reg functions[] = {{"read_signal", read_signal},
                                      {"isatty", is_tty},
+                                     {"columns", columns},
                                      {"waits", waits},
                                      {"read", read_fd},
                                      {"list_dir", list_dir},

@@ -117,13 +117,14 @@ echo $status >status.new && mv status.new status
 ]]
 
 
---- Starts it in a process group of its own; returns its pid and the group's.
-function M.start(args)
+--- Starts it, or another program, in a process group of its own; returns its
+-- pid and the group's.
+function M.start(args, path)
   for _, name in ipairs({ "pid", "status", "stdout", "stderr" }) do
     os.remove(scratch .. "/" .. name)
   end
   M.write("wrapper", WRAPPER:format(quote(scratch), quote(scratch),
-    quote(M.path), args))
+    quote(path or M.path), args))
   os.execute(("setsid sh %s/wrapper </dev/null >/dev/null 2>&1 &"):format(
     quote(scratch)))
   local pid = M.wait_for("the program", function()

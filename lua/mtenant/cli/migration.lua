@@ -1,0 +1,67 @@
+--- What the commands say that apply migrations.
+
+local errors = require "mtenant.errors"
+local report = require "mtenant.cli.report"
+
+local CODE = errors.CODE
+
+local M = {}
+
+
+--- For mtenant.cli.report.
+---@param opts table the command's: dry_run, mark_applied
+---@return table
+function M.words(opts)
+  local done, unit = "migrated", "applied"
+  if opts.mark_applied then
+    done, unit = "marked", "marked as applied"
+  end
+  if opts.dry_run then
+    done, unit = "would be " .. done, "to be " .. unit:gsub(" as applied", "")
+  end
+  return {
+    done = done,
+    same = "up to date",
+    unit = unit,
+    dry_run = opts.dry_run,
+    items = function(result)
+      return opts.dry_run and result.pending_migrations
+        or result.applied_migrations
+    end,
+  }
+end
+
+
+--- Brings the shared schema up to date, or only says what it lacks. Returns
+-- whether all is well.
+---@param run table
+---@return boolean
+function M.shared(run)
+  local opts, migrator = run.opts, run:migrator()
+  local result, err
+  if opts.mark_applied and not opts.dry_run then
+    result, err = migrator:mark_shared_as_applied()
+  else
+    result, err = migrator:migrate_shared({ dry_run = opts.dry_run })
+  end
+  return report.shared(run.console, M.words(opts), run:must(result, err))
+end
+
+
+--- Results that say that nothing was done, for when the shared schema failed.
+---@param ids string[]
+---@return table
+function M.skipped(ids)
+  local details = {}
+  for i, id in ipairs(ids) do
+    details[i] = {
+      tenant_id = id, schema_name = "", success = false, skipped = true,
+      applied_migrations = {}, duration_ms = 0,
+      error = errors.new(CODE.cancelled, "skipped: the shared schema failed"),
+    }
+  end
+  return { details = details }
+end
+
+
+return M
