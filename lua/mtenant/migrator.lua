@@ -11,12 +11,12 @@ local files = require "mtenant.migrator.files"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
 local records = require "mtenant.migrator.records"
+local run = require "mtenant.migrator.run"
 local schema = require "mtenant.schema"
 local state = require "mtenant.migrator.state"
 local targets = require "mtenant.migrator.targets"
 local task = require "mtenant.task"
 local tenants = require "mtenant.migrator.tenants"
-local workers = require "mtenant.migrator.workers"
 
 
 local format, ipairs = string.format, ipairs
@@ -26,7 +26,7 @@ local FORMATS = { "auto", "name", "hash", "drizzle-kit" }
 local NEW_FORMATS = { "name", "hash", "drizzle-kit" }
 local READERS = 2
 local MOST_CONNECTIONS = 16
-local SHARED = "shared"
+local SHARED = run.SHARED
 
 
 local options = schema.new({
@@ -240,212 +240,6 @@ end
 
 -- ---- runs ------------------------------------------------------------
 
-local function call(fn, ...)
-  if not fn then return true end
-  local ok, err = pcall(fn, ...)
-  if ok then return true end
-  return nil, errors.wrap(err, "policy")
-end
-
-
-local function hooks_of(self, kind)
-  return kind == SHARED and self.opts.shared_hooks or self.opts.hooks or {}
-end
-
-
-local function result_of(unit, started)
-  return {
-    tenant_id = unit.id, schema_name = unit.schema, success = not unit.error,
-    applied_migrations = {}, error = unit.error,
-    duration_ms = started and core.now_ms() - started or 0,
-    format = unit.has_table and unit.shape and unit.shape.format or nil,
-  }
-end
-
-
--- Those of what was to be done that are done, also by a try that was cut off.
-local function applied_names(unit)
-  local out, there, sure = {}, {}, {}
-  for _, m in ipairs(unit.done) do sure[m] = true end
-  if unit.retried then
-    for _, m in ipairs(unit.plan.applied) do there[m] = true end
-  end
-  for _, m in ipairs(unit.wanted or {}) do
-    if sure[m] or there[m] then out[#out + 1] = m.name end
-  end
-  return out
-end
-
-
--- One run over units: its results, in order, and who is told.
-local Run = {}
-Run.__index = Run
-
-
-function Run:progress(id, status, name, result)
-  if not self.o.on_progress then return end
-  local ok, err = call(self.o.on_progress, id, status, name, result)
-  if not ok then
-    io.stderr:write("[mtenant] error in on_progress: ", errors.text_of(err), "\n")
-  end
-end
-
-
-function Run:abort_after(id, err)
-  if self.o.stop_on_error then return true end
-  if not self.o.on_error then return false end
-  local ok, answer = pcall(self.o.on_error, id, err)
-  return not ok or answer == "abort"
-end
-
-
-function Run:finish(unit, result)
-  self.by_unit[unit] = result
-  self:progress(unit.id, result.success and "completed" or "failed", nil, result)
-  if not result.success and self:abort_after(unit.id, result.error) then
-    self.aborted = true
-    if self.crew then self.crew.stopped = true end
-  end
-end
-
-
-function Run:settle(job, err)
-  local unit = job.unit
-  unit.error = err
-  local result = result_of(unit, unit.started)
-  result[self.list_name] = applied_names(unit)
-  if not err or unit.has_table then
-    result.format = unit.shape and unit.shape.format
-  end
-  local ok, why = true, nil
-  if unit.started then ok, why = call(self.hooks.after_tenant, unit.id, result) end
-  if not ok and result.success then result.success, result.error = false, why end
-  self:finish(unit, result)
-end
-
-
-local function on_migration(run, unit)
-  return function(event, m)
-    if event == "migrating" then
-      run:progress(unit.id, "migrating", m.name)
-      local ok, err = call(run.hooks.before_migration, unit.id, m.name)
-      if not ok then error(err, 0) end
-    elseif event == "applied" then
-      call(run.hooks.after_migration, unit.id, m.name, unit.took_ms or 0)
-    end
-  end
-end
-
-
-function Run:work(session, job)
-  local unit = job.unit
-  if not unit.started then
-    unit.started = core.now_ms()
-    unit.on = on_migration(self, unit)
-    self:progress(unit.id, "starting")
-    local ok, err = call(self.hooks.before_tenant, unit.id)
-    if not ok then return nil, err end
-  else
-    unit.locked, unit.retried = false, true
-  end
-  return self.action(session, unit)
-end
-
-
-local function queues_of(self, run, units)
-  local queues, by_target = {}, {}
-  for _, unit in ipairs(units) do
-    if not run.by_unit[unit] then
-      local queue = by_target[unit.target]
-      if not queue then
-        queue = { db = unit.target.db, target = unit.target,
-                  run_lock = locks.of_run(unit.tracking),
-                  exclusive = run.exclusive,
-                  lock_wait_ms = self.opts.lock_wait_ms }
-        by_target[unit.target] = queue
-        queues[#queues + 1] = queue
-      end
-      local job = { unit = unit }
-      for _, m in ipairs(unit.wanted or {}) do
-        job.once = job.once or not m.transaction
-      end
-      queue[#queue + 1] = job
-    end
-  end
-  return queues
-end
-
-
-local function summary(run, units, started)
-  local out = { total = #units, succeeded = 0, failed = 0, skipped = 0,
-                details = {} }
-  for i, unit in ipairs(units) do
-    local result = run.by_unit[unit]
-    if not result then
-      result = { tenant_id = unit.id, schema_name = "", success = false,
-                 skipped = true, applied_migrations = {},
-                 duration_ms = 0, error = errors.new("cancelled",
-                   "Skipped due to abort", { tenant_id = unit.id }) }
-      run:progress(unit.id, "skipped", nil, result)
-    end
-    out.details[i] = result
-    local count = result.skipped and "skipped"
-      or result.success and "succeeded" or "failed"
-    out[count] = out[count] + 1
-  end
-  out.duration_ms = core.now_ms() - started
-  return out
-end
-
-
--- Does `action` with every unit that `select` wants; the others are done.
-local function execute(self, units, o, spec)
-  local started = core.now_ms()
-  local run = setmetatable({
-    o = o, by_unit = {}, action = spec.action, exclusive = spec.exclusive,
-    hooks = spec.kind and hooks_of(self, spec.kind) or {},
-    list_name = spec.list_name or "applied_migrations",
-  }, Run)
-  for _, unit in ipairs(units) do
-    unit.alone = run.hooks.before_migration ~= nil
-      or run.hooks.after_migration ~= nil
-    local wanted, err = nil, unit.error
-    if not err then wanted, err = spec.select(unit) end
-    unit.wanted, unit.error = wanted or {}, err
-    if run.aborted then break end
-    if err or #unit.wanted == 0 or o.dry_run then
-      local result = result_of(unit)
-      if o.dry_run then
-        result.pending_migrations = plan_of.names(unit.wanted)
-      end
-      run:finish(unit, result)
-    end
-  end
-  local queues = run.aborted and {} or queues_of(self, run, units)
-  local err
-  if #queues > 0 and spec.prepare then
-    for _, queue in ipairs(queues) do
-      err = err or select(2, spec.prepare(queue))
-    end
-    if err then return nil, err end
-  end
-  if #queues > 0 then
-    run.crew = workers.new(queues, {
-      concurrency = o.concurrency or 1,
-      tries = self.config.connection.retry.max_attempts,
-      lock_wait_ms = self.opts.lock_wait_ms,
-      work = function(session, job) return run:work(session, job) end,
-      settle = function(job, why) run:settle(job, why) end,
-    })
-    local _, stop = workers.run(run.crew)
-    err = stop
-  end
-  local out = summary(run, units, started)
-  if err then out.cancelled, out.error = true, err end
-  return out
-end
-
-
 local CHECKSUMS_SQL = [[
   CREATE SCHEMA IF NOT EXISTS mtenant;
   CREATE TABLE IF NOT EXISTS mtenant.checksums (
@@ -493,6 +287,7 @@ end
 
 -- Migrates the tenants; or, where it is asked to, only records.
 local function migrate(self, ids, o, kind)
+  local started = core.now_ms()
   local migrations, err = load_files(self, kind)
   if not migrations then return nil, err end
   local units
@@ -501,10 +296,10 @@ local function migrate(self, ids, o, kind)
   local choose = choose_pending(o)
   local function prepare(queue) return ensure_checksums(self, queue) end
   if o.mark_applied then
-    return execute(self, units, o, records.mark(o.name, prepare, kind))
+    return run.execute(self, units, o, records.mark(o.name, prepare, kind))
   end
-  return execute(self, units, o, {
-    kind = kind,
+  return run.execute(self, units, o, {
+    started = started, kind = kind or "tenant",
     prepare = prepare,
     select = function(unit) return choose(unit.plan) end,
     action = function(session, unit)
@@ -654,7 +449,7 @@ end
 
 
 local inside = { load_files = load_files, read_units = read_units,
-                 execute = execute, ensure_checksums = ensure_checksums,
+                 execute = run.execute, ensure_checksums = ensure_checksums,
                  first = first, failed = failed, check_ids = check_ids,
                  run_options = run_options, new_unit = new_unit,
                  SHARED = SHARED }

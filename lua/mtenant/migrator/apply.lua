@@ -123,7 +123,6 @@ local function run_texts(session, unit, group, up, last)
     text:begin(unit, i == 1 and not unit.locked)
     unit.has_table = true
     text:add(script.settings("LOCAL", unit, m))
-    text.count = text.count + select(2, script.settings("LOCAL", unit, m)) - 1
     text:add_file(m, part)
     text:finish(m, part, up and script.record(unit, m)
                 or script.forget(unit, m))

@@ -118,7 +118,7 @@ local function do_job(self, queue, session, job)
   end
   -- what is recorded says what was done: the next session reads it
   if lost(err) and job.tries < self.tries and not job.once then
-    job.look_at = 0
+    job.look_at, job.unit.retried = 0, true
     queue.later[#queue.later + 1] = job
     return false
   end
