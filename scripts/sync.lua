@@ -3,59 +3,77 @@
 local cli = require "mtenant.cli"
 local status = require "mtenant.cli.status"
 
--- What both changes of a tenant's records come to.
-local function join(marked, cleaned)
-  if not marked or not marked.success or not cleaned then
-    return marked or cleaned
-  end
-  for key, value in pairs(marked) do
-    if cleaned[key] == nil or key == "marked_migrations" then
-      cleaned[key] = value
-    end
-  end
-  cleaned.duration_ms = cleaned.duration_ms + marked.duration_ms
-  return cleaned
+
+-- A tenant's results of both steps as one; of a single step it is that one.
+local function join(marked, last)
+  local first = marked or last
+  return {
+    tenant_id = last.tenant_id, schema_name = last.schema_name,
+    success = first.success and last.success,
+    error = first.error or last.error,
+    marked_migrations = first.applied_migrations or {},
+    removed_orphans = last.removed_orphans or {},
+    duration_ms = last.duration_ms + (marked and marked.duration_ms or 0),
+  }
 end
 
 
-local function repair(run, id)
-  local migrator = run:migrator()
-  local marked, cleaned, err
-  if run.opts.mark_missing then
-    marked, err = migrator:mark_missing(id)
-    if not marked then return nil, err end
-  end
-  if run.opts.clean_orphans and (not marked or marked.success) then
-    cleaned, err = migrator:clean_orphans(id)
-    if not cleaned then return nil, err end
-  end
-  return join(marked, cleaned)
-end
-
-
+-- The names of what was recorded and of what was removed.
 local function items(result)
-  local out = {}
-  for _, name in ipairs(result.marked_migrations or {}) do
-    out[#out + 1] = "+" .. name
+  return status.changes(result.marked_migrations, result.removed_orphans)
+end
+
+
+local function mark(run, ids, o)
+  return run:migrator():migrate_tenants(ids, {
+    mark_applied = true, concurrency = o.concurrency,
+    on_progress = not run.opts.clean_orphans and o.on_progress or nil,
+  })
+end
+
+
+local function clean(run, ids, o)
+  local migrator = run:migrator()
+  if run.opts.all then
+    return migrator:clean_all_orphans(o)
   end
-  for _, name in ipairs(result.removed_orphans or {}) do
-    out[#out + 1] = "-" .. name
-  end
-  return out
+  return run:each(ids, o, function(id) return migrator:clean_orphans(id) end)
+end
+
+
+local function repair(run, ids)
+  local opts, marked = run.opts, {}
+  local words = {
+    done = "repaired", same = "in sync", items = items,
+    shape = function(result) return join(marked[result.tenant_id], result) end,
+  }
+  return run:batch(ids, words, function(o)
+    local results, err
+    if opts.mark_missing then
+      results, err = mark(run, ids, o)
+    end
+    if err or not opts.clean_orphans then
+      return results, err
+    end
+    for _, result in ipairs(results and results.details or {}) do
+      marked[result.tenant_id] = result
+    end
+    return clean(run, ids, o)
+  end)
 end
 
 
 return cli.run("sync", function(run)
   local opts = run.opts
-  if not (opts.mark_missing or opts.clean_orphans) then
-    local ids, migrator = run:tenants(), run:migrator()
-    local sync = run:must(migrator:get_sync_status({ tenants = ids }))
-    status.show_sync(run.console, sync)
-    return sync.error > 0 and 1 or 0
+  local writes = opts.mark_missing or opts.clean_orphans
+  if writes then
+    run:need_tenants()
   end
-  run:need_tenants()
-  local words = { done = "repaired", same = "in sync", items = items }
-  return run:batch_of_each(run:tenants(), words, function(id)
-    return repair(run, id)
-  end)
+  local ids, migrator = run:tenants(), run:migrator()
+  if writes then
+    return repair(run, ids)
+  end
+  local sync = run:must(migrator:get_sync_status({ tenants = ids }))
+  status.show_sync(run.console, sync)
+  return sync.error > 0 and 1 or 0
 end)

@@ -103,7 +103,7 @@ describe("mtenant", function()
             "migrate --all " .. form .. (text == "" and "''" or text))
         end
       end
-      assert_usage("--lock-timeout takes a whole number from 0 on, not '-5'",
+      assert_usage("--lock-timeout takes a whole number from 1 on, not '-5'",
                    "migrate -a --lock-timeout -5")
       assert_usage("--steps takes a whole number from 1 on, not '0'",
                    "rollback -a --steps 0")

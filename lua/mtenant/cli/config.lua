@@ -173,15 +173,11 @@ end
 
 --- The tenants that tenant_discovery names; nil and an error or a message.
 function M.discover(settings, migrator)
-  local ok, ids, err = pcall(migrator.discover, migrator)
-  if not ok then
-    ids, err = nil, ids
-  end
-  if ids or errors.is(err, errors.CODE.cancelled) then
+  local ids, err = migrator:discover()
+  if ids or not errors.is(err, errors.CODE.policy) then
     return ids, err
   end
-  return nil, ("%s: tenant_discovery: %s"):format(settings.path,
-    one_line(tostring(err)))
+  return nil, settings.path .. ": " .. err.message
 end
 
 

@@ -12,6 +12,7 @@ local errors = require "mtenant.errors"
 local mtenant = require "mtenant"
 local parser = require "mtenant.cli.parser"
 local report = require "mtenant.cli.report"
+local task = require "mtenant.task"
 
 local CODE = errors.CODE
 
@@ -119,11 +120,25 @@ function run_methods:folder(which)
 end
 
 
+local function abort()
+  return "abort"
+end
+
+
+-- Is it only because the program is to stop that a tenant was left alone, or
+-- not finished?
+local function is_cut_short(result)
+  local now = task.current()
+  return now and now.cancelled and (result.skipped
+    or errors.is(result.error, CODE.cancelled))
+end
+
+
 --- Does something to tenants with progress, and says how it went.
 ---@param ids string[]
 ---@param words table see mtenant.cli.report
 ---@param start fun(o: table): table|nil, any  calls the migrator with o, which
---- has concurrency, stop_on_error and on_progress; returns its results
+--- has concurrency, on_error and on_progress; returns its results
 ---@return integer status
 function run_methods:batch(ids, words, start)
   words.verbose = self.opts.verbose
@@ -131,39 +146,39 @@ function run_methods:batch(ids, words, start)
   self.report = lines
   local results, err = start({
     concurrency = self.opts.concurrency,
-    stop_on_error = self.opts.stop_on_error,
+    on_error = self.opts.stop_on_error and abort or nil,
     on_progress = function(_, _, _, result)
-      if result then
+      if result and not is_cut_short(result) then
         lines:take(result)
       end
     end,
   })
   self:must(results, err)
+  self:must(mtenant.sleep(0)) -- raises what has stopped this task
   for _, result in ipairs(results.details) do
     -- what a stopped run has left out is left, not skipped
     if not (results.cancelled and result.skipped) then lines:take(result) end
-  end
-  if results.cancelled then
-    self:must(mtenant.sleep(0)) -- raises what has stopped this task
   end
   self.report = nil
   return lines:finish()
 end
 
 
---- The same for what the migrator does to one tenant only: fn(id) gives a
--- result, or nil and an error.
-function run_methods:batch_of_each(ids, words, fn)
-  local at_a_time = tonumber(self.opts.concurrency) or AT_A_TIME
-  return self:batch(ids, words, function(o)
-    local details, stopped = mtenant.each(ids, at_a_time, function(id)
-      local result, err = fn(id)
-      result = result or { tenant_id = id, success = false, error = err }
-      o.on_progress(id, "completed", nil, result)
-      return result
-    end)
-    return details and { details = details }, stopped
+--- For the start of a batch, where the migrator does it to one tenant only:
+-- fn(id) gives a result.
+---@param ids string[]
+---@param o table what start was given
+---@param fn fun(id: string): table
+---@return table|nil results
+---@return mtenant.error|nil err
+function run_methods:each(ids, o, fn) -- luacheck: no self
+  local at_a_time = tonumber(o.concurrency) or AT_A_TIME
+  local details, stop = mtenant.each(ids, at_a_time, function(id)
+    local result = fn(id)
+    o.on_progress(id, "completed", nil, result)
+    return result
   end)
+  return details and { details = details }, stop
 end
 
 

@@ -1,6 +1,7 @@
 --- What the commands say that apply migrations.
 
 local errors = require "mtenant.errors"
+local mtenant = require "mtenant"
 local report = require "mtenant.cli.report"
 
 local CODE = errors.CODE
@@ -37,14 +38,12 @@ end
 ---@param run table
 ---@return boolean
 function M.shared(run)
-  local opts, migrator = run.opts, run:migrator()
-  local result, err
-  if opts.mark_applied and not opts.dry_run then
-    result, err = migrator:mark_shared_as_applied()
-  else
-    result, err = migrator:migrate_shared({ dry_run = opts.dry_run })
-  end
-  return report.shared(run.console, M.words(opts), run:must(result, err))
+  local opts = run.opts
+  local result = run:migrator():migrate_shared({
+    dry_run = opts.dry_run, mark_applied = opts.mark_applied,
+  })
+  run:must(mtenant.sleep(0)) -- raises what has stopped this task
+  return report.shared(run.console, M.words(opts), result)
 end
 
 
@@ -57,7 +56,7 @@ function M.skipped(ids)
     details[i] = {
       tenant_id = id, schema_name = "", success = false, skipped = true,
       applied_migrations = {}, duration_ms = 0,
-      error = errors.new(CODE.cancelled, "skipped: the shared schema failed"),
+      error = errors.new(CODE.cancelled, "Skipped: the shared schema failed"),
     }
   end
   return { details = details }

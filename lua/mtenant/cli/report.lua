@@ -5,8 +5,6 @@ local errors = require "mtenant.errors"
 local mtenant = require "mtenant"
 local terminal = require "mtenant.cli.terminal"
 
-local CODE = errors.CODE
-
 local SHOWN_FAILURES = 5
 local BAR = { least = 5, most = 40 }
 
@@ -23,6 +21,8 @@ local M = {}
 ---@param total integer how many tenants
 ---@param words table  done ("migrated"); same: what a tenant is where nothing
 --- had to be done ("up to date"); items(result): the names of what was done;
+--- shape(result): the result to speak of, in the place of the migrator's;
+--- changed(result): whether something was, where that has no names;
 --- unit: what happened to these files ("applied"), if they are files; dry_run:
 --- list their names at the end; verbose
 function M.new(console, total, words)
@@ -70,13 +70,17 @@ function methods:live_line(width)
 end
 
 
-local function is_stopped(result)
-  return not result.skipped and errors.is(result.error, CODE.cancelled)
+local function plural(n, word)
+  return count(n) .. " " .. word .. (n == 1 and "" or "s")
 end
 
 
-local function plural(n, word)
-  return count(n) .. " " .. word .. (n == 1 and "" or "s")
+-- Had nothing to be done to it?
+local function is_same(words, result, names)
+  if not words.same then
+    return false
+  end
+  return #names == 0 and not (words.changed and words.changed(result))
 end
 
 
@@ -86,7 +90,7 @@ local function note_items(self, result)
   for _, name in ipairs(names) do
     self.by_name[name] = (self.by_name[name] or 0) + 1
   end
-  if self.words.same and #names == 0 then
+  if is_same(self.words, result, names) then
     self.same = self.same + 1
   else
     self.changed = self.changed + 1
@@ -95,13 +99,13 @@ local function note_items(self, result)
 end
 
 
-local function outcome(words, names)
-  return words.same and #names == 0 and words.same or words.done
+local function outcome(words, result, names)
+  return is_same(words, result, names) and words.same or words.done
 end
 
 
 local function say_tenant(self, result, names)
-  local what = outcome(self.words, names)
+  local what = outcome(self.words, result, names)
   if #names > 0 then
     what = what .. ": " .. table.concat(names, ", ")
   end
@@ -127,8 +131,9 @@ end
 --- A tenant is done, one way or the other.
 ---@param result table
 function methods:take(result)
+  result = self.words.shape and self.words.shape(result) or result
   local id = result.tenant_id
-  if self.taken[id] or is_stopped(result) then
+  if self.taken[id] then
     return
   end
   self.taken[id] = true
@@ -250,7 +255,7 @@ function M.shared(console, words, result)
     end
     return false
   end
-  console:say({ "bold", "shared schema" }, ": ", outcome(words, names))
+  console:say({ "bold", "shared schema" }, ": ", outcome(words, result, names))
   for _, name in ipairs(names) do
     console:say("  ", name)
   end

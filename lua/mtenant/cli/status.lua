@@ -78,7 +78,7 @@ function M.show_sync(console, sync)
     rows[#rows + 1] = { one.tenant_id, one.schema_name or "", #(one.missing or {}),
                         #(one.orphans or {}), state,
                         one.error and tostring(one.error)
-                        or M.names(one.missing, one.orphans) }
+                        or M.changes(one.missing, one.orphans) }
     if one.error then
       failures[#failures + 1] = one.tenant_id .. ": " .. tostring(one.error)
     end
@@ -94,7 +94,7 @@ end
 
 --- "+0003_orders, -0002_old": missing records and orphaned ones.
 ---@return string
-function M.names(missing, orphans)
+function M.changes(missing, orphans)
   local out = {}
   for _, name in ipairs(missing or {}) do
     out[#out + 1] = "+" .. name

@@ -18,7 +18,7 @@ config.migrations = nil
 options.tenant_folder = here .. "/" .. options.tenant_folder
 
 local manager = assert(mtenant.create_tenant_manager(config))
-local migrator = mtenant.create_migrator(manager, options)
+local migrator = mtenant.create_migrator(config, options)
 local shared = manager:get_shared_db()
 local screen = terminal.new(2)
 

@@ -305,11 +305,11 @@ describe("mtenant", function()
       cli.configure("tenant_discovery = function() " .. body .. " end")
     end
     discovery("error('no list')")
-    assert_failure("^mtenant migrate: tenant.config.lua: tenant_discovery: "
-      .. "[^\n]*no list[^\n]*\n$", "migrate --all")
+    assert_failure("^mtenant migrate: tenant.config.lua: tenant_discovery failed: "
+      .. "[^\n]*no list\n$", "migrate --all")
     discovery("return 5")
-    assert_failure("^mtenant migrate: tenant.config.lua: tenant_discovery: "
-      .. "[^\n]+\n$", "migrate --all")
+    assert_failure("^mtenant migrate: tenant.config.lua: tenant_discovery must "
+      .. "return a list of ids, [^\n]+\n$", "migrate --all")
     cli.configure("tabel_format = 'name'")
     assert_failure("^mtenant status: tenant.config.lua: [^\n]*tabel_format[^\n]*\n$",
                    "status")
