@@ -11,6 +11,7 @@ local files = require "mtenant.migrator.files"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
 local records = require "mtenant.migrator.records"
+local rings = require "mtenant.migrator.rings"
 local run = require "mtenant.migrator.run"
 local schema = require "mtenant.schema"
 local state = require "mtenant.migrator.state"
@@ -72,6 +73,14 @@ local function check_concurrency(value)
 end
 
 
+local function check_manager(value)
+  if value ~= nil and (type(value.pause) ~= "function"
+                       or type(value.resume) ~= "function") then
+    return "%s must be a manager"
+  end
+end
+
+
 local run_options = schema.new({
   name = "migrate",
   { "concurrency", default = "auto", check = check_concurrency },
@@ -84,6 +93,10 @@ local run_options = schema.new({
   { "steps", kind = "integer", min = 1 },
   { "to", kind = "string" },
   { "name", kind = "string" },
+  { "rings", kind = "table" },
+  { "gate", kind = "function" },
+  { "max_failure_ratio", kind = "number", min = 0, max = 1 },
+  { "pause", kind = "table", check = check_manager },
 })
 
 
@@ -309,6 +322,12 @@ local function migrate(self, ids, o, kind)
 end
 
 
+local function in_rings(self, ids, o)
+  if not o.rings then return migrate(self, ids, o) end
+  return rings.run(ids, o, function(some) return migrate(self, some, o) end)
+end
+
+
 -- the result of a single one
 local function first(results, err)
   if not results then return nil, err end
@@ -338,12 +357,12 @@ end
 --- Brings tenants up to date, several at a time.
 ---@param ids string[]
 ---@param o? table  concurrency, dry_run, on_progress, on_error, stop_on_error,
---- phase, mark_applied
+--- phase, mark_applied, rings, gate, max_failure_ratio, pause
 ---@return table|nil results  total, succeeded, failed, skipped, details
 ---@return mtenant.error|nil err  what concerns them all
 function methods:migrate_tenants(ids, o)
-  return migrate(self, check_ids(ids, "migrate_tenants"),
-                 run_options:check(o or {}, 2))
+  return in_rings(self, check_ids(ids, "migrate_tenants"),
+                  run_options:check(o or {}, 2))
 end
 
 
@@ -352,7 +371,7 @@ function methods:migrate_all(o)
   o = run_options:check(o or {}, 2)
   local ids, err = self:discover()
   if not ids then return nil, err end
-  return migrate(self, ids, o)
+  return in_rings(self, ids, o)
 end
 
 

@@ -122,7 +122,21 @@ function Run:work(session, job)
   else
     unit.locked = false
   end
-  return self.action(session, unit)
+  return self:paused(session, unit)
+end
+
+
+-- With the tenant's traffic held back by the manager that serves it, if asked.
+function Run:paused(session, unit)
+  local manager = self.o.pause
+  if not manager then return self.action(session, unit) end
+  local target = { tenant = unit.id }
+  local ok, err = manager:pause(target)
+  local result
+  if ok then ok, result, err = pcall(self.action, session, unit) end
+  manager:resume(target)
+  if ok == false then error(result, 0) end
+  return result, err
 end
 
 

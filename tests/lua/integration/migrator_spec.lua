@@ -2,6 +2,7 @@
 
 local env = require "tests.support.env"
 local migrations = require "tests.support.migrations"
+local mtenant = require "mtenant"
 
 
 local migrator, value, names =
@@ -86,6 +87,52 @@ describe("the migrator", function()
     assert.is_false(has("m_a.items"))
     assert.equal("tenant_not_found", m:migrate_tenant("nobody").error.code)
     assert.equal("invalid_tenant_id", m:migrate_tenant("x;y").error.code)
+  end))
+
+  it("goes in rings, as long as it goes well", task(function()
+    local m, asked = migrator(), {}
+    local results = all_well(assert(m:migrate_all({
+      rings = { { "c", "nobody" }, 0.5, 1 },
+      gate = function(n, ring)
+        asked[n] = {}
+        for i, r in ipairs(ring.details) do asked[n][i] = r.tenant_id end
+        return true
+      end })))
+    assert.same({ { "c" }, { "a", "b" } }, asked)
+    assert.equal(2, results.rings[3].total)
+    folder.write("0003_bad.sql", "SELECT 1 / (current_schema() <> 'm_b')::int")
+    results = assert(m:migrate_all({ rings = { { "a" }, { "b", "c" }, 1 },
+                                     max_failure_ratio = 0.4 }))
+    assert.same({ 2, 1, 2 }, { results.succeeded, results.failed,
+                               results.skipped })
+    assert.matches("1 of 2 tenants of ring 2", results.stopped.message)
+    results = assert(m:migrate_all({ rings = { { "d" }, 1 },
+      gate = function() return nil, "not today" end }))
+    assert.same({ 1, 4 }, { results.succeeded, results.skipped })
+    assert.equal("not today", results.stopped.message)
+    assert.has_error(function() m:migrate_all({ rings = { 2 } }) end)
+    assert.has_error(function() m:migrate_all({ pause = {} }) end)
+  end))
+
+  it("holds back the traffic of a tenant that it migrates", task(function()
+    folder.write("0003_slow.sql", "SELECT pg_sleep(0.3)")
+    local m = migrator()
+    local manager = env.manager({ isolation = {
+      schema_name_template = function(id) return "m_" .. id end } })
+    assert(manager:get_db_async("a"))
+    local run = mtenant.spawn(function()
+      return m:migrate_tenants({ "a" }, { pause = manager })
+    end)
+    env.eventually("the file runs", function()
+      return value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = "
+        .. "'PgSleep'") == "1"
+    end)
+    assert.is_false(has("m_a.later"))
+    assert.equal(2, assert(manager:get_db("a")):value(
+      "SELECT count(*) FROM items"))
+    assert.equal("0001_items,0002_note,0003_slow", names("m_a"))
+    all_well(assert(run:await()))
+    manager:dispose()
   end))
 
   it("marks, cleans, drops and lists", task(function()
