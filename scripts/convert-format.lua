@@ -24,6 +24,7 @@ return cli.run("convert-format", function(run)
     dry_run = opts.dry_run,
     done = (opts.dry_run and "would be " or "") .. "converted to " .. opts.to,
     same = "unchanged",
+    again = true,
     changed = function(result) return #result.converted > 0 end,
   }
   return run:batch(ids, words, function(o)

@@ -24,7 +24,7 @@ local M = {}
 --- shape(result): the result to speak of, in the place of the migrator's;
 --- changed(result): whether something was, where that has no names;
 --- unit: what happened to these files ("applied"), if they are files; dry_run:
---- list their names at the end; verbose
+--- list their names at the end; again: a second run does what is left; verbose
 function M.new(console, total, words)
   local self = setmetatable({
     console = console, words = words, total = total, began = mtenant.now_ms(),
@@ -287,9 +287,9 @@ function methods:interrupt(reason)
   numbers.cancelled, numbers.left = true, self.total - done
   self.console:event(numbers)
   warn_failures(self)
-  self.console:warn(("%s: %s of %s done, %s left; run the same command again "
-    .. "to continue"):format(reason.message, count(done),
-    plural(self.total, "tenant"), count(numbers.left)))
+  self.console:warn(("%s: %s of %s done, %s left"):format(reason.message,
+    count(done), plural(self.total, "tenant"), count(numbers.left)),
+    self.words.again and "; run the same command again to continue" or "")
 end
 
 

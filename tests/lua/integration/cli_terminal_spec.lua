@@ -173,6 +173,18 @@ describe("mtenant ended by a signal", function()
     assert.is_true(events <= migrated() + 1)
   end)
 
+  it("does not advise to repeat what can't be repeated", function()
+    many(2)
+    program.write("seed.lua", "return function(db) io.stdout:write('begun\\n') "
+      .. "return db:exec('SELECT pg_sleep(30)') end")
+    local pid = start("seed seed.lua --all")
+    program.await_output("begun\nbegun\n")
+    program.signal("INT", pid)
+    assert.equal(130, program.await_status())
+    assert.equal("stopped by SIGINT: 0 of 2 tenants done, 2 left\n",
+                 program.read("stderr"))
+  end)
+
   it("takes the live line away", function()
     many(4)
     cli.migration("0002_slow.sql", "SELECT pg_sleep(30);")
