@@ -93,14 +93,14 @@ static inline int mt_check_abi(int wanted) {
  * valid until the callback returns; mt_error_ref keeps it longer.
  */
 typedef struct mt_error {
-  int code;         /* MT_E_* */
-  int refs;         /* private; 0 marks the static out-of-memory error */
-  int position;     /* 1-based character in the statement, 0 unknown */
+  int code;             /* MT_E_* */
+  int refs;             /* private; 0 marks the static out-of-memory error */
+  int position;         /* 1-based character in the statement, 0 unknown */
   int statement_number; /* of several statements sent at once: which one
                            failed, from 1; 0 unknown */
-  bool retryable;   /* trying the same thing again may help */
-  bool ambiguous;   /* a statement was sent, its outcome is unknown */
-  char sqlstate[6]; /* "" unless the server said one */
+  bool retryable;       /* trying the same thing again may help */
+  bool ambiguous;       /* a statement was sent, its outcome is unknown */
+  char sqlstate[6];     /* "" unless the server said one */
   char severity[12];
   char *detail, *hint, *statement, *server; /* NULL when absent */
 #ifdef __cplusplus

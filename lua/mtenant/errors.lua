@@ -56,6 +56,10 @@ local FIELDS = {
 ---@field retryable boolean the same thing may work when tried again
 ---@field ambiguous boolean a statement was sent, its outcome is unknown
 ---@field attempts? integer tries made, the first included
+---@field statement_number? integer of several sent at once, the one that failed
+---@field migration? string name of the migration
+---@field line? integer in the migration's file
+---@field column? integer in characters
 ---@field cause? any the error below this one
 
 local CODE = {}

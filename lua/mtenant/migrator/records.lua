@@ -385,9 +385,10 @@ function M.install(methods, inside)
 
   --- Gives a tenant's tracking table another format; its records stay.
   ---@param to "name"|"hash"|"drizzle-kit"
-  function methods:convert_format(id, to)
+  ---@param o? table  dry_run
+  function methods:convert_format(id, to, o)
     check_format(to)
-    return single(self, id, checked(), convert(to))
+    return single(self, id, checked(o), convert(to))
   end
 
   function methods:convert_all_formats(to, o)

@@ -150,7 +150,7 @@ local function queues_of(self, run, units)
 end
 
 
-local function summary(run, units, started)
+local function summary(run, units, started, stop)
   local out = { total = #units, succeeded = 0, failed = 0, skipped = 0,
                 details = {} }
   for i, unit in ipairs(units) do
@@ -160,7 +160,7 @@ local function summary(run, units, started)
                  skipped = true, applied_migrations = {},
                  duration_ms = 0, error = errors.new("cancelled",
                    "Skipped due to abort", { tenant_id = unit.id }) }
-      run:progress(unit.id, "skipped", nil, result)
+      if not stop then run:progress(unit.id, "skipped", nil, result) end
     end
     out.details[i] = result
     local count = result.skipped and "skipped"
@@ -221,7 +221,7 @@ function M.execute(self, units, o, spec)
     local _, stop = workers.run(run.crew)
     err = stop
   end
-  local out = summary(run, units, started)
+  local out = summary(run, units, started, err)
   if err then out.cancelled, out.error = true, err end
   return out
 end

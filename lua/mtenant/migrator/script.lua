@@ -8,6 +8,7 @@ local errors = require "mtenant.errors"
 local formats = require "mtenant.migrator.formats"
 local sqlfile = require "mtenant.sqlfile"
 local state = require "mtenant.migrator.state"
+local task = require "mtenant.task"
 
 
 local concat, format = table.concat, string.format
@@ -262,6 +263,12 @@ local NO_BLOCK = "25001"
 -- `statement_number`, and a message that says them.
 function M.explain(err, migration, number, line, column, text, unit)
   local out = copy_error(err)
+  local now = task.current()
+  if err.sqlstate == "57014" and not (now and (now.cancelled or now.expired)) then
+    -- nobody here asked for it: a time that was set, or an administrator
+    out.code = (migration.statement_timeout_ms or unit.opts.statement_timeout_ms)
+      and "timeout" or "query"
+  end
   out.migration, out.statement_number = migration.name, number
   out.line, out.column, out.position = line, column, nil
   local where = migration.name .. "." .. migration.kind

@@ -67,7 +67,7 @@ end
 
 
 -- The next job, or one that another runner had when it was looked at last.
-local function next_job(self, queue)
+local function next_job(queue)
   local job = queue[queue.next]
   if job then
     queue.next = queue.next + 1
@@ -131,7 +131,7 @@ local function on_session(self, queue, session)
   local ok, err = locks.enter(session, queue)
   if not ok then return nil, err end
   while may_go_on(self) do
-    local job = next_job(self, queue)
+    local job = next_job(queue)
     if not job then break end
     if not do_job(self, queue, session, job) then return true end
   end
