@@ -1,0 +1,86 @@
+--- A run of migrations that is killed again and again, and started again: what
+--- it leaves is what an undisturbed run leaves, rows included. MT_KILLS and
+--- MT_SEED change how often, and when.
+
+local cli = require "tests.support.cli"
+local program = require "tests.support.program"
+
+
+local KILLS = tonumber(os.getenv("MT_KILLS")) or 6
+local SEED = tonumber(os.getenv("MT_SEED")) or os.time()
+local TENANTS = 40
+
+local FILES = {
+  ["0001_users.sql"] = "CREATE TABLE users (id int PRIMARY KEY, name text);\n"
+    .. "INSERT INTO users SELECT i, 'user ' || i FROM generate_series(1, 50) i;",
+  ["0002_copy.sql"] = "CREATE TABLE codes (code text, n int);\n"
+    .. "COPY codes FROM stdin;\na;b\t1\nc\t2\n\\.\nUPDATE codes SET n = n + 1;",
+  ["0003_slow.sql"] = "INSERT INTO users VALUES (100, 'late');\n"
+    .. "SELECT pg_sleep(0.01);\nUPDATE users SET name = name || '!';",
+  ["0004_view.sql"] = "CREATE VIEW late AS SELECT * FROM users WHERE id > 50;",
+}
+
+
+-- Times, and the numbers of records that were rolled back, are no result; newer
+-- ones of pg_dump write a random word.
+local function dump()
+  local text = program.sh("pg_dump --no-owner "
+    .. "--exclude-table-data='*.__drizzle_migrations*' "
+    .. "--exclude-table-data=mtenant.checksums "
+    .. program.quote(cli.server.url))
+  return (text:gsub("\n\\%l*restrict [^\n]*", ""))
+end
+
+
+local function tenants()
+  local ids = {}
+  for i = 1, TENANTS do
+    ids[i] = ("k%02d"):format(i)
+    cli.server:psql("SET client_min_messages = error; DROP SCHEMA IF EXISTS t_"
+      .. ids[i] .. " CASCADE")
+  end
+  cli.tenants((table.unpack or unpack)(ids)) -- luacheck: ignore 113
+  return ids
+end
+
+
+local function backends()
+  return tonumber(cli.server:psql("SELECT count(*) FROM pg_stat_activity "
+    .. "WHERE application_name = 'mtenant migrator'"))
+end
+
+
+describe("mtenant migrate, killed", function()
+  before_each(cli.set_up)
+  after_each(cli.tear_down)
+  teardown(cli.close)
+
+  it("leaves in the end what an undisturbed run leaves", function()
+    math.randomseed(SEED)
+    for name, text in pairs(FILES) do cli.migration(name, text) end
+    local ids = tenants()
+    cli.good("migrate --all -q")
+    local expected = dump()
+    assert.matches("CREATE VIEW t_k40.late", expected)
+    cli.server:psql("DROP SCHEMA mtenant CASCADE")
+    tenants()
+    assert.is_nil(dump():find("CREATE VIEW"))
+
+    local cut = 0
+    for _ = 1, KILLS do
+      local pid = program.start("migrate --all --concurrency 2 --url "
+        .. program.quote(cli.server.url), cli.path)
+      program.sh(("sleep %.3f"):format(0.05 + math.random() * 0.3))
+      if pcall(program.signal, "KILL", pid) then cut = cut + 1 end
+      pcall(program.await_status)
+    end
+    assert.is_true(cut > 0)
+    cli.good("migrate --all -q")
+    program.wait_for("the end of its backends",
+                     function() return backends() == 0 end)
+    assert.equal(expected, dump(), "seed " .. SEED)
+    for _, id in ipairs(ids) do
+      assert.equal("0001_users 0002_copy 0003_slow 0004_view", cli.records(id))
+    end
+  end)
+end)
