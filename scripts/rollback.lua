@@ -21,6 +21,7 @@ return cli.run("rollback", function(run)
   confirm.ask(run, question(opts, #ids), "yes")
   local words = {
     done = "rolled back", same = "unchanged", unit = "taken back",
+    again = opts.to ~= nil, -- with --steps it would take back more
     items = function(result) return result.reverted_migrations end,
   }
   return run:batch(ids, words, function(o)

@@ -44,7 +44,7 @@ end
 local function repair(run, ids)
   local opts, marked = run.opts, {}
   local words = {
-    done = "repaired", same = "in sync", items = items,
+    done = "repaired", same = "in sync", again = true, items = items,
     shape = function(result) return join(marked[result.tenant_id], result) end,
   }
   return run:batch(ids, words, function(o)

@@ -79,8 +79,10 @@ M.tear_down = program.tear_down
 
 --- Ends the server.
 function M.close()
-  M.server:close()
-  M.server = nil
+  if M.server then
+    M.server:close()
+    M.server = nil
+  end
 end
 
 

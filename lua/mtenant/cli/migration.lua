@@ -23,6 +23,7 @@ function M.words(opts)
   return {
     done = done,
     same = "up to date",
+    again = true,
     unit = unit,
     dry_run = opts.dry_run,
     items = function(result)

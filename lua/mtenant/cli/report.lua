@@ -24,7 +24,7 @@ local M = {}
 --- shape(result): the result to speak of, in the place of the migrator's;
 --- changed(result): whether something was, where that has no names;
 --- unit: what happened to these files ("applied"), if they are files; dry_run:
---- list their names at the end; verbose
+--- list their names at the end; again: a second run does what is left; verbose
 function M.new(console, total, words)
   local self = setmetatable({
     console = console, words = words, total = total, began = mtenant.now_ms(),
@@ -84,16 +84,12 @@ local function is_same(words, result, names)
 end
 
 
+-- Also of a tenant that failed: what came before is done.
 local function note_items(self, result)
   local names = self.words.items and self.words.items(result) or {}
   self.items = self.items + #names
   for _, name in ipairs(names) do
     self.by_name[name] = (self.by_name[name] or 0) + 1
-  end
-  if is_same(self.words, result, names) then
-    self.same = self.same + 1
-  else
-    self.changed = self.changed + 1
   end
   return names
 end
@@ -144,10 +140,14 @@ function methods:take(result)
     return
   end
   self.busy_ms = self.busy_ms + (result.duration_ms or 0)
+  local names = note_items(self, result)
   if not result.success then
     return note_failure(self, result)
+  elseif is_same(self.words, result, names) then
+    self.same = self.same + 1
+  else
+    self.changed = self.changed + 1
   end
-  local names = note_items(self, result)
   if self.words.verbose then
     say_tenant(self, result, names)
   end
@@ -287,9 +287,9 @@ function methods:interrupt(reason)
   numbers.cancelled, numbers.left = true, self.total - done
   self.console:event(numbers)
   warn_failures(self)
-  self.console:warn(("%s: %s of %s done, %s left; run the same command again "
-    .. "to continue"):format(reason.message, count(done),
-    plural(self.total, "tenant"), count(numbers.left)))
+  self.console:warn(("%s: %s of %s done, %s left"):format(reason.message,
+    count(done), plural(self.total, "tenant"), count(numbers.left)),
+    self.words.again and "; run the same command again to continue" or "")
 end
 
 

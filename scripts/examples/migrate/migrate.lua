@@ -45,12 +45,10 @@ local function shops_of(ring)
 end
 
 
---- A line that is drawn again while a ring goes on.
-local function show(name, done, total)
+--- Draws a line, on a terminal, in the place of the one before.
+local function draw(...)
   if screen.live then
-    local full, empty = screen:bar(done, total, 30)
-    io.stderr:write("\r", screen:render({ full, empty, ("  %s %d/%d"):format(name,
-      done, total) }), done == total and "\r\27[K" or "\27[K")
+    io.stderr:write("\r", screen:render({ ... }, screen:width()), "\27[K")
   end
 end
 
@@ -62,10 +60,12 @@ local function migrate(name, ids)
     on_progress = function(_, status)
       if status == "completed" or status == "failed" then
         done = done + 1
-        show(name, done, #ids)
+        local full, empty = screen:bar(done, #ids, 30)
+        draw(full, empty, ("  %s %d/%d"):format(name, done, #ids))
       end
     end,
   }))
+  draw()
   for _, result in ipairs(results.details) do
     files = files + #result.applied_migrations
     if result.error and not result.skipped then

@@ -53,8 +53,8 @@ describe("mtenant", function()
       local result = assert_failure("^  %[mtenant%] query: 0002_orders.sql, line 3, "
         .. 'statement 2: relation "orders" already exists %(SQLSTATE 42P07%), '
         .. 'tenant "?acme"?[^\n]*\n$', "migrate --all")
-      assert.matches("^2 tenants: 1 migrated, 0 up to date, 1 failed, 0 skipped; ",
-                     result.out)
+      assert.matches("^2 tenants: 1 migrated, 0 up to date, 1 failed, 0 skipped; "
+        .. "3 files applied ", result.out)
       assert.equal("0001_users", records("acme"))
       assert.equal("0001_users 0002_orders", records("globex"))
       assert.matches("line 3", assert_failure("", "migrate --all -q").err)
@@ -279,11 +279,15 @@ describe("mtenant", function()
     assert.matches("^acme: would be converted to hash in ",
                    good("convert-format --to hash --all --dry-run"))
     assert.equal(kept, records("acme"))
+    assert.matches("^acme: would be converted to hash in ",
+                   good("convert-format --to hash -t acme --dry-run"))
+    assert.matches("^acme: unchanged in ", good("convert-format --to name -t acme"))
     assert.matches("^acme: converted to hash in ", good("convert-format --to hash --all"))
     assert.equal("1", cli.server:psql("SELECT count(*) FROM "
       .. "t_acme.__drizzle_migrations WHERE hash <> ''"))
-    assert.matches("0 migrated, 1 up to date", good("migrate --tenants acme,acme -v")
-      :gsub("^acme", "0 migrated, 1"))
+    assert.matches("^acme: up to date; ", good("migrate --tenants acme,acme"))
+    good("convert-format --to drizzle-kit -t acme")
+    assert.equal("drizzle-kit", json("status").acme.format)
   end)
 
   it("takes migrations back", function()

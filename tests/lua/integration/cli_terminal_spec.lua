@@ -18,16 +18,6 @@ local function assert_shows(result, ...)
 end
 
 
---- What is left on the screen: each line as it is when the next one begins.
-local function screen_of(result)
-  local lines = {}
-  for line in result.out:gsub("\27%[[%d;]*m", ""):gmatch("[^\n]*") do
-    lines[#lines + 1] = line:match("([^\r]*)$"):gsub("^.*\27%[K", "")
-  end
-  return table.concat(lines, "\n")
-end
-
-
 describe("mtenant on a terminal", function()
   before_each(cli.set_up)
   after_each(cli.tear_down)
@@ -41,8 +31,8 @@ describe("mtenant on a terminal", function()
     assert.equal(0, result.status)
     assert_shows(result, "\27[36m━", "  2/12  ", "/s  ETA 0:0", "\r\27[K")
     assert.is_true(select(2, result.out:gsub("/12  ", "")) >= 5)
-    assert.matches("^\n?✔ 12 tenants: 12 migrated, [^\n]*\n*$",
-                   screen_of(result))
+    assert_shows(result, "\r\27[K\27[32m✔ \27[m\27[1m12 tenants: 12 migrated, ")
+    assert.is_nil(result.out:find("\n[^\n]*\n$"), "more than one line stays")
   end)
 
   it("draws ten times a second at most", function()
@@ -171,6 +161,18 @@ describe("mtenant ended by a signal", function()
     local _, events = out:gsub('"event":"tenant"', "")
     assert.matches('"left":' .. 6 - migrated() .. "[,}]", out)
     assert.is_true(events <= migrated() + 1)
+  end)
+
+  it("does not advise to repeat what can't be repeated", function()
+    many(2)
+    program.write("seed.lua", "return function(db) io.stdout:write('begun\\n') "
+      .. "return db:exec('SELECT pg_sleep(30)') end")
+    local pid = start("seed seed.lua --all")
+    program.await_output("begun\nbegun\n")
+    program.signal("INT", pid)
+    assert.equal(130, program.await_status())
+    assert.equal("stopped by SIGINT: 0 of 2 tenants done, 2 left\n",
+                 program.read("stderr"))
   end)
 
   it("takes the live line away", function()

@@ -2,6 +2,7 @@
 -- nothing when it is ended.
 
 local env = require "tests.support.env"
+local pg = require "tests.support.pg"
 local program = require "tests.support.program"
 
 local sh = program.sh
@@ -41,6 +42,43 @@ describe("the example", function()
         :format(port)))
       sh("rm -rf " .. dir)
     end
+  end)
+
+  describe("migrate", function()
+    local server
+
+    before_each(function() server = pg.start() end)
+    after_each(function() server:close() end)
+
+    local function run()
+      return sh(("DATABASE_URL=%s timeout 60 %s scripts/examples/migrate/migrate.lua "
+        .. "20 2>&1; echo status $?"):format(program.quote(server.url),
+        program.quote(program.path)))
+    end
+
+    local RESULT = "canary: 1 of 1 shops are up to date, %d files applied\n"
+      .. "early: 1 of 1 shops are up to date, %d files applied\n"
+      .. "everybody else: 18 of 18 shops are up to date, %d files applied\nstatus 0"
+
+    it("goes ring by ring, once", function()
+      assert.equal(RESULT:format(3, 3, 54), run())
+      assert.equal("2", server:psql("SELECT count(*) FROM shop_s020.orders "
+        .. "WHERE number LIKE '____-000_'"))
+      assert.equal(RESULT:format(0, 0, 0), run())
+    end)
+
+    it("stops where a ring does not go well", function()
+      run()
+      server:psql("DROP TABLE shop_s001.__drizzle_migrations;"
+        .. "DROP SCHEMA shop_s002 CASCADE; CREATE SCHEMA shop_s002 "
+        .. "AUTHORIZATION mtenant")
+      local out = run()
+      assert.matches('relation "orders" already exists', out)
+      assert.matches("\ncanary: 0 of 1 shops are up to date, 0 files applied\n"
+        .. "stopped; [^\n]+\nstatus 1$", out)
+      assert.equal("0", server:psql("SELECT count(*) FROM pg_tables "
+        .. "WHERE schemaname = 'shop_s002'"))
+    end)
   end)
 
   it("that there is none of is said", function()
