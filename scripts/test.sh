@@ -278,7 +278,8 @@ run_specs "specs, sanitizers" asan build/asan/tests/lua-host \
   ! -name 'fault_matrix_*' ! -name 'loop_spec.lua' ! -name 'proxy_spec.lua' \
   ! -name 'breaker_spec.lua' ! -name 'bouncer_*' ! -name 'roles_setup_spec.lua' \
   ! -name 'nginx_*' ! -name 'examples_spec.lua' ! -name 'deaf_peer_spec.lua' \
-  ! -name 'demo_spec.lua' ! -name 'cli_terminal_spec.lua' ! -name 'failover_*' ! -name 'connect_errors_spec.lua' \
+  ! -name 'demo_spec.lua' ! -name 'failover_*' ! -name 'connect_errors_spec.lua' \
+  ! -name 'cli_terminal_spec.lua' ! -name 'migrator_kill_spec.lua' \
   ! -name 'restart_spec.lua' ! -name 'control_spec.lua' \
   ! -name 'budget_spec.lua' ! -name 'fairness_spec.lua' \
   ! -path '*/integration/testing_spec.lua'
