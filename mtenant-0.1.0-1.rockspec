@@ -20,11 +20,14 @@ by all tenants.]],
 dependencies = {
   "lua >= 5.4, < 5.5",
   "argparse >= 0.7", -- the commands of `mtenant`
+  "luafilesystem >= 1.8", -- migrations
 }
 
 external_dependencies = {
   EV = { header = "ev.h" },
   CARES = { header = "ares.h" },
+  PG_QUERY = { header = "pg_query.h" },
+  CRYPTO = { header = "openssl/evp.h" },
 }
 
 build = {

@@ -10,6 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 export LC_ALL=C.UTF-8 TZ=UTC
+unset DATABASE_URL "${!PG@}" # the caller's server is none of the tests'
 
 . scripts/dev/deps.sh
 quick=false
