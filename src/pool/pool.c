@@ -210,11 +210,14 @@ static bool may_resend(const mt_pool *p, const mt_req *req) {
           req->err->code == MT_E_DISPOSED);
 }
 
+/* The cancel of a disposal may also hit the connection's own statements: what
+ * came behind them has not run, and no other connection is left for it. */
 void mt__req_disposed(const mt_pool *p, mt_req *req) {
   mt_error *e;
-  if (!p->closing || !req->err || strcmp(req->err->sqlstate, "57014") != 0)
-    return;
-  e = mt_error_dup(req->err);
+  if (!p->closing || !req->err) return;
+  if (!req->dirty && strcmp(req->err->sqlstate, "57014") != 0) return;
+  e = req->dirty ? mt_error_new(MT_E_DISPOSED, "the pool was closed")
+                 : mt_error_dup(req->err);
   if (e->refs) e->code = MT_E_DISPOSED;
   mt_req_set_error(req, e);
 }
