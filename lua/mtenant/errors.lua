@@ -155,6 +155,16 @@ function M.text_of(x)
 end
 
 
+--- A copy of an error object, to be changed: the one that was returned is not.
+---@param err mtenant.error
+---@return mtenant.error
+function M.copy(err)
+  local out = {}
+  for key, value in pairs(err) do out[key] = value end
+  return setmetatable(out, M.mt)
+end
+
+
 --- Makes sure that a value is an error object.
 ---@param x any an error object is returned untouched; anything else becomes
 --- the `cause` of a new one

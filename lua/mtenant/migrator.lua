@@ -11,6 +11,7 @@ local files = require "mtenant.migrator.files"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
 local records = require "mtenant.migrator.records"
+local results_of = require "mtenant.migrator.results"
 local rings = require "mtenant.migrator.rings"
 local run = require "mtenant.migrator.run"
 local schema = require "mtenant.schema"
@@ -93,6 +94,7 @@ local run_options = schema.new({
   { "steps", kind = "integer", min = 1 },
   { "to", kind = "string" },
   { "name", kind = "string" },
+  { "tenants", kind = "strings" },
   { "rings", kind = "table" },
   { "gate", kind = "function" },
   { "max_failure_ratio", kind = "number", min = 0, max = 1 },
@@ -144,7 +146,7 @@ end
 -- Reads the chunks of one database over a few connections, and what is known
 -- of the files' checksums.
 local function read_target(self, target, units, migrations)
-  local found, cache, chunks = {}, {}, {}
+  local found, cache, chunks, plans = {}, {}, {}, {}
   local tracking = units[1].tracking
   for i, unit in ipairs(units) do
     local n = math.floor((i - 1) / state.CHUNK) + 1
@@ -170,7 +172,7 @@ local function read_target(self, target, units, migrations)
     local ok
     if s then
       unit.lock = locks.of_schema(tracking, s.oid)
-      ok, unit.error = apply.set_state(unit, s, self.plans)
+      ok, unit.error = apply.set_state(unit, s, plans)
       if ok then unit.error = nil end
     else
       unit.error = missing(unit)
@@ -184,7 +186,6 @@ end
 -- error. `by_target` keeps their order.
 local function read_units(self, ids, kind, migrations)
   local units, by_target, order = {}, {}, {}
-  self.plans = {}
   for i, id in ipairs(ids) do
     local target, name
     if kind == SHARED then target, name = self.targets:shared() else
@@ -316,7 +317,7 @@ local function migrate(self, ids, o, kind)
     prepare = prepare,
     select = function(unit) return choose(unit.plan) end,
     action = function(session, unit)
-      return apply.run(session, unit, choose, true)
+      return apply.run(session, unit, choose, "up")
     end,
   })
 end
@@ -337,12 +338,6 @@ local function first(results, err)
 end
 
 
-local function failed(id, err)
-  return { tenant_id = id, schema_name = "", success = false, error = err,
-           applied_migrations = {}, duration_ms = 0 }
-end
-
-
 --- Brings one tenant up to date; never raises for what is wrong with it.
 ---@param id string
 ---@param o? table  dry_run, on_progress, phase, mark_applied
@@ -350,7 +345,7 @@ end
 function methods:migrate_tenant(id, o)
   local result, err = first(migrate(self, check_ids({ id }, "migrate_tenant"),
                                     run_options:check(o or {}, 2)))
-  return result or failed(id, err)
+  return result or results_of.failed(id, err)
 end
 
 
@@ -387,7 +382,7 @@ function methods:migrate_shared(o)
     end
   end
   local result, err = first(migrate(self, { SHARED }, o, SHARED))
-  return result or failed(SHARED, err)
+  return result or results_of.failed(SHARED, err)
 end
 
 
@@ -402,14 +397,8 @@ function methods:migrate_all_with_shared(o)
   end
   local ids, err = self:discover()
   if not ids then return nil, err end
-  local out = { total = #ids, succeeded = 0, failed = 0, skipped = #ids,
-                details = {}, duration_ms = 0 }
-  for i, id in ipairs(ids) do
-    out.details[i] = failed(id, errors.new("cancelled", "Skipped due to abort",
-                                           { tenant_id = id }))
-    out.details[i].skipped = true
-  end
-  return { shared = shared, tenants = out }
+  return { shared = shared,
+           tenants = results_of.all_skipped(ids, shared.error) }
 end
 
 
@@ -469,8 +458,9 @@ end
 
 local inside = { load_files = load_files, read_units = read_units,
                  execute = run.execute, ensure_checksums = ensure_checksums,
-                 first = first, failed = failed, check_ids = check_ids,
-                 run_options = run_options, new_unit = new_unit,
+                 first = first, check_ids = check_ids,
+                 run_options = run_options,
+                 check_concurrency = check_concurrency, new_unit = new_unit,
                  SHARED = SHARED }
 records.install(methods, inside)
 tenants.install(methods, inside)

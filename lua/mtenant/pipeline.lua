@@ -165,10 +165,9 @@ end
 -- Its COMMIT was not sent: whatever was, nothing of it stays.
 local function rolled_back(err)
   if not errors.is(err) or not err.ambiguous then return err end
-  local copy = {}
-  for key, value in pairs(err) do copy[key] = value end
+  local copy = errors.copy(err)
   copy.ambiguous = false
-  return setmetatable(copy, errors.mt)
+  return copy
 end
 
 

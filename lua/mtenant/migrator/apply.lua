@@ -29,7 +29,7 @@ local AGAIN = { ["55P03"] = true, ["40P01"] = true, ["40001"] = true }
 local M = {}
 
 
---- Thrown away when it was said; who raises it wants the schema given up.
+--- What `run` and `change` return when another runner has the schema.
 local LOCKED = {}
 M.LOCKED = LOCKED
 
@@ -53,11 +53,11 @@ M.LOCKED = LOCKED
 -- ---- groups ------------------------------------------------------------
 
 -- What may go in one text: files of SQL that run in transactions.
-local function groups_of(list, part_name, alone)
+local function groups_of(list, way, alone)
   local out, last = {}, nil
   for _, m in ipairs(list) do
     local simple = m.kind == "sql" and m.transaction
-    local size = simple and #m[part_name].text or 0
+    local size = simple and #m[way].text or 0
     if not (simple and last and last.simple and not alone
             and last.bytes + size <= BYTES_AT_ONCE) then
       last = { simple = simple, bytes = 0 }
@@ -70,9 +70,9 @@ local function groups_of(list, part_name, alone)
 end
 
 
-local function touches(list, part_name)
+local function touches(list, way)
   for _, m in ipairs(list) do
-    if m.kind == "lua" or not m.transaction or m[part_name].touches then
+    if m.kind == "lua" or not m.transaction or m[way].touches then
       return true
     end
   end
@@ -116,16 +116,14 @@ end
 
 
 -- A group of files in one text. `last`: nothing comes after it.
-local function run_texts(session, unit, group, up, last)
+local function run_texts(session, unit, group, way, last)
   local text = script.new()
   for i, m in ipairs(group) do
-    local part = m[up and "up" or "down"]
     text:begin(unit, i == 1 and not unit.locked)
     unit.has_table = true
     text:add(script.settings("LOCAL", unit, m))
-    text:add_file(m, part)
-    text:finish(m, part, up and script.record(unit, m)
-                or script.forget(unit, m))
+    text:add_file(m, m[way])
+    text:finish(m, m[way], script.note(unit, m, way))
   end
   if last then text:leave(unit, unit.touched) end
   return send(session, unit, text)
@@ -138,26 +136,38 @@ local function guard(session, unit)
   if unit.locked then return nil end
   local text = script.new()
   text:add("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
+  text:look(unit)
   text:guard(unit)
   text:add("COMMIT")
   return send(session, unit, text)
 end
 
 
-local function own(session, unit, sql_list)
+-- The record of a file that ran outside of a transaction.
+local function note_alone(session, unit, m, way)
   local text = script.new()
   text:begin(unit, false)
-  for _, sql in ipairs(sql_list) do text:add(sql) end
+  text:add(script.note(unit, m, way))
   text:add("COMMIT")
   return send(session, unit, text)
 end
 
 
+-- Puts a session into the schema, if that is still the same; nil, or what and
+-- an error.
+local function enter(handle, unit, m, scope)
+  local text = script.new()
+  text:look(unit)
+  text:add(script.settings(scope or "SESSION", unit, m))
+  return send(handle, unit, text)
+end
+
+
 -- Outside of a transaction: each statement for itself, then the record.
-local function run_statements(session, unit, m, up)
-  local part = m[up and "up" or "down"]
-  local _, err = session:exec((script.settings("SESSION", unit, m)))
-  if err then return "other", err end
+local function run_statements(session, unit, m, way)
+  local part, _ = m[way], nil
+  local what, err = enter(session, unit, m)
+  if what then return what, err end
   for i, s in ipairs(part.statements) do
     local sql = part.text:sub(s.first, s.last)
     local copy = s.copy_first
@@ -171,8 +181,7 @@ local function run_statements(session, unit, m, up)
   end
   _, err = session:exec(script.CLEAN)
   if err then return "other", err end
-  return own(session, unit, { up and script.record(unit, m)
-                              or script.forget(unit, m) })
+  return note_alone(session, unit, m, way)
 end
 
 
@@ -203,52 +212,57 @@ local function call(fn, handle, ctx)
 end
 
 
-local function run_function(session, unit, m, up)
-  local fn = m[up and "up" or "down"]
-  if not m.transaction then
-    local _, err = session:exec((script.settings("SESSION", unit, m)))
-    if err then return "other", err end
-    local ok
-    session.tenant_id = unit.id
-    ok, err = call(fn, session, context(unit, m))
-    session:exec(script.CLEAN)
-    if not ok then return "file", failed_function(err, m, unit), m end
-    return own(session, unit, { up and script.record(unit, m)
-                                or script.forget(unit, m) })
-  end
-  local done, err = session:transaction({ isolation = "read committed" },
-    function(tx)
-      tx.tenant_id = unit.id
-      local _, why = tx:exec((script.settings("LOCAL", unit, m)))
-      if why then return nil, why end
-      local ok
-      ok, why = call(fn, tx, context(unit, m))
-      if not ok then return nil, failed_function(why, m, unit) end
-      if not unit.has_table then
-        _, why = tx:exec(formats.create_sql(
-          formats.qualified(unit.schema, unit.tracking), unit.shape))
-        if why then return nil, why end
-      end
-      _, why = tx:exec("SET SESSION AUTHORIZATION DEFAULT; RESET ALL; "
-        .. (up and script.record(unit, m) or script.forget(unit, m)))
-      if why then return nil, why end
-      return true
-    end)
-  if not done then
-    if errors.is(err) and err.migration then return "file", err, m end
-    return "file", failed_function(err, m, unit), m
-  end
-  unit.has_table = true
-  return nil
+local function in_session(session, unit, m, way)
+  local what, err = enter(session, unit, m)
+  if what then return what, err end
+  local ok
+  session.tenant_id = unit.id
+  ok, err = call(m[way], session, context(unit, m))
+  session:exec(script.CLEAN)
+  if not ok then return "file", failed_function(err, m, unit), m end
+  return note_alone(session, unit, m, way)
 end
 
 
-local function run_single(session, unit, m, up)
+-- What follows the function, in its transaction.
+local function note_in(tx, unit, m, way)
+  local sql = script.OURSELVES .. "; " .. script.note(unit, m, way)
+  if not unit.has_table then sql = script.create(unit) .. "; " .. sql end
+  local _, err = tx:exec(sql)
+  return err == nil or nil, err
+end
+
+
+local function in_transaction(session, unit, m, way)
+  local what
+  local done, err = session:transaction({ isolation = "read committed" },
+    function(tx)
+      local ok, why
+      tx.tenant_id = unit.id
+      what, why = enter(tx, unit, m, "LOCAL")
+      if what then return nil, why end
+      ok, why = call(m[way], tx, context(unit, m))
+      if not ok then return nil, failed_function(why, m, unit) end
+      return note_in(tx, unit, m, way)
+    end)
+  if what then return what, err end
+  if done then
+    unit.has_table = true
+    return nil
+  end
+  if not errors.is(err) or not err.migration then
+    err = failed_function(err, m, unit)
+  end
+  return "file", err, m
+end
+
+
+local function run_single(session, unit, m, way)
   local what, err = guard(session, unit)
   if what then return what, err end
   unit.locked = true
-  if m.kind == "lua" then return run_function(session, unit, m, up) end
-  return run_statements(session, unit, m, up)
+  if m.kind == "sql" then return run_statements(session, unit, m, way) end
+  return (m.transaction and in_transaction or in_session)(session, unit, m, way)
 end
 
 
@@ -275,11 +289,25 @@ local function reread(session, unit)
 end
 
 
+-- Most tenants have the same records, and then the same plan.
+local function plan_for(unit, s, plans)
+  local function make()
+    return plan_of.make(unit.migrations, unit.shape, s.records, s.edited,
+                        unit.opts)
+  end
+  if not plans or #s.edited > 0 then return make() end
+  local of_id = plans[unit.shape.id] or {}
+  plans[unit.shape.id] = of_id
+  of_id[s.records] = of_id[s.records] or make()
+  return of_id[s.records]
+end
+
+
 --- Puts what was read into a unit, and makes its plan.
+---@param plans? table  plans that others of these records may share
 ---@return boolean|nil ok
 ---@return mtenant.error|nil err  the table is none of ours, or of another format
-function M.set_state(unit, s)
-  local opts = unit.opts
+function M.set_state(unit, s, plans)
   unit.state = s
   if s.columns and not s.shape then
     return nil, errors.new("policy", format(
@@ -291,8 +319,7 @@ function M.set_state(unit, s)
   local err
   unit.shape, err = formats.choose(s.shape, unit.format, unit.default_format)
   if not unit.shape then return nil, err end
-  unit.plan = plan_of.make(unit.migrations, unit.shape, s.records, s.edited,
-                           opts)
+  unit.plan = plan_for(unit, s, plans)
   return true
 end
 
@@ -312,22 +339,22 @@ local function pause(unit, try)
 end
 
 
-local function run_group(session, unit, group, up, last)
-  if not group.simple then return run_single(session, unit, group[1], up) end
-  return run_texts(session, unit, group, up, last)
+local function run_group(session, unit, group, way, last)
+  if not group.simple then return run_single(session, unit, group[1], way) end
+  return run_texts(session, unit, group, way, last)
 end
 
 
 -- Runs the files that are left of a plan; nil, or what and an error.
-local function run_list(session, unit, list, up)
-  local groups = groups_of(list, up and "up" or "down", unit.alone)
-  unit.touched = touches(list, up and "up" or "down")
+local function run_list(session, unit, list, way)
+  local groups = groups_of(list, way, unit.alone)
+  unit.touched = touches(list, way)
   for i, group in ipairs(groups) do
     for _, m in ipairs(group) do note(unit, "migrating", m) end
     local started = core.now_ms()
     local had_table = unit.has_table
     local before = #unit.done
-    local what, err, failed = run_group(session, unit, group, up, i == #groups)
+    local what, err, failed = run_group(session, unit, group, way, i == #groups)
     if what then
       unit.has_table = had_table or #unit.done > before
       return what, err, failed
@@ -382,16 +409,16 @@ end
 ---@param session table  a handle of db:session
 ---@param unit mtenant.migrator.Unit
 ---@param choose fun(plan): mtenant.Migration[], mtenant.error?  what to run
----@param up boolean  false: their down parts
+---@param way "up"|"down"
 ---@return boolean|table|nil  true; M.LOCKED: another runner has it
 ---@return mtenant.error|nil err
-function M.run(session, unit, choose, up)
+function M.run(session, unit, choose, way)
   local try = 0
   local list, err = choose(unit.plan)
   if not list then return nil, err end
   while #list > 0 do
     local what, failed
-    what, err, failed = run_list(session, unit, list, up)
+    what, err, failed = run_list(session, unit, list, way)
     if not what then return true end
     if what == "locked" then
       roll_back(session)

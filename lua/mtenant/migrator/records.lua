@@ -3,13 +3,16 @@
 -- Part of the migrator.
 
 local apply = require "mtenant.migrator.apply"
+local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local formats = require "mtenant.migrator.formats"
 local plan_of = require "mtenant.migrator.plan"
+local results_of = require "mtenant.migrator.results"
 local script = require "mtenant.migrator.script"
 
 
 local concat, format = table.concat, string.format
+local ident, literal = core.quote_ident, core.quote_literal
 
 
 local M = {}
@@ -119,9 +122,7 @@ local CLEAN = {
 local function convert_sql(unit, to)
   local where = formats.qualified(unit.schema, unit.tracking)
   local old, new = unit.shape, formats.NEW[to]
-  local ident = require("mtenant.core").quote_ident
-  local literal = require("mtenant.core").quote_literal
-  local aside = unit.tracking .. "_old"
+  local aside = ident(unit.tracking .. "_old")
   local id = "o." .. old.id
   local values = {}
   for _, m in ipairs(unit.migrations) do
@@ -139,16 +140,15 @@ local function convert_sql(unit, to)
   elseif not (old.time and old.ms) and new.ms then
     time = format("(pg_catalog.date_part('epoch', %s) * 1000)::int8", time)
   end
-  local from = formats.qualified(unit.schema, aside)
   -- the old one goes before the new one comes: names of its index and sequence
   return {
-    format("CREATE TEMP TABLE %s ON COMMIT DROP AS SELECT * FROM %s",
-           ident(aside), where),
+    format("CREATE TEMP TABLE %s ON COMMIT DROP AS SELECT * FROM %s", aside,
+           where),
     "DROP TABLE " .. where,
     formats.create_sql(where, new),
     format("INSERT INTO %s (%s, %s) SELECT %s, %s FROM pg_temp.%s o ORDER BY "
-      .. "o.id", where, new.id, new.time, id, time, ident(aside)),
-  }, from
+      .. "o.id", where, new.id, new.time, id, time, aside),
+  }
 end
 
 
@@ -216,7 +216,7 @@ local function back(o)
         end
         return out
       end
-      return apply.run(session, unit, again, false)
+      return apply.run(session, unit, again, "down")
     end,
   }
 end
@@ -248,7 +248,7 @@ function M.install(methods, inside)
 
   local function single(self, id, o, spec, kind)
     local result, err = inside.first(run(self, { id }, o, spec, kind))
-    return result or inside.failed(id, err)
+    return result or results_of.failed(id, err)
   end
 
   local function checked(o) return inside.run_options:check(o or {}, 3) end
@@ -365,9 +365,10 @@ function M.install(methods, inside)
     return sync_result(single(self, id, checked(), CLEAN), "removed")
   end
 
+  ---@param o? table  tenants: ids instead of all; concurrency, on_progress ...
   function methods:clean_all_orphans(o)
     o = checked(o)
-    local ids, err = self:discover()
+    local ids, err = all_or(self, o)
     if not ids then return nil, err end
     local results
     results, err = run(self, ids, o, CLEAN)
@@ -391,10 +392,11 @@ function M.install(methods, inside)
     return single(self, id, checked(o), convert(to))
   end
 
+  ---@param o? table  tenants: ids instead of all; concurrency, dry_run ...
   function methods:convert_all_formats(to, o)
     check_format(to)
     o = checked(o)
-    local ids, err = self:discover()
+    local ids, err = all_or(self, o)
     if not ids then return nil, err end
     return run(self, ids, o, convert(to))
   end

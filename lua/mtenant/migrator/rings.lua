@@ -2,6 +2,7 @@
 -- well. Each ring is a run of its own; this only chooses, asks and adds up.
 
 local errors = require "mtenant.errors"
+local results_of = require "mtenant.migrator.results"
 
 
 local M = {}
@@ -58,14 +59,6 @@ local function verdict(o, n, results, last)
 end
 
 
-local function skipped(id, why)
-  return { tenant_id = id, schema_name = "", success = false, skipped = true,
-           applied_migrations = {}, duration_ms = 0,
-           error = errors.new("cancelled", "Skipped due to abort",
-                              { tenant_id = id, cause = why }) }
-end
-
-
 --- Runs the rings.
 ---@param ids string[]  all tenants
 ---@param o table  rings, gate, max_failure_ratio
@@ -74,26 +67,23 @@ end
 --- it stopped early, stopped (the error that says why)
 ---@return mtenant.error|nil err
 function M.run(ids, o, migrate)
-  local out = { total = #ids, succeeded = 0, failed = 0, skipped = 0,
-                details = {}, rings = {}, duration_ms = 0 }
-  local done = {}
+  local rings, done, stopped, took_ms, last = {}, {}, nil, 0, nil
   for n, ring in ipairs(o.rings) do
     local results, err = migrate(members(ring, n, ids, done))
     if not results then return nil, err end
-    out.rings[n] = results
-    out.duration_ms = out.duration_ms + results.duration_ms
-    for _, result in ipairs(results.details) do done[result.tenant_id] = result end
-    out.cancelled, out.error = results.cancelled, results.error
-    out.stopped = verdict(o, n, results, n == #o.rings)
-    if out.stopped then break end
+    rings[n], last = results, results
+    took_ms = took_ms + results.duration_ms
+    for _, one in ipairs(results.details) do done[one.tenant_id] = one end
+    stopped = verdict(o, n, results, n == #o.rings)
+    if stopped then break end
   end
+  local details = {}
   for i, id in ipairs(ids) do
-    local result = done[id] or skipped(id, out.stopped)
-    out.details[i] = result
-    local count = result.skipped and "skipped"
-      or result.success and "succeeded" or "failed"
-    out[count] = out[count] + 1
+    details[i] = done[id] or results_of.skipped(id, stopped)
   end
+  local out = results_of.sum(details, took_ms)
+  out.rings, out.stopped = rings, stopped
+  if last then out.cancelled, out.error = last.cancelled, last.error end
   return out
 end
 

@@ -5,6 +5,7 @@ local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
+local results = require "mtenant.migrator.results"
 local workers = require "mtenant.migrator.workers"
 
 
@@ -165,24 +166,16 @@ end
 
 
 local function summary(run, units, started, stop)
-  local out = { total = #units, succeeded = 0, failed = 0, skipped = 0,
-                details = {} }
+  local details = {}
   for i, unit in ipairs(units) do
-    local result = run.by_unit[unit]
-    if not result then
-      result = { tenant_id = unit.id, schema_name = "", success = false,
-                 skipped = true, applied_migrations = {},
-                 duration_ms = 0, error = errors.new("cancelled",
-                   "Skipped due to abort", { tenant_id = unit.id }) }
-      if not stop then run:progress(unit.id, "skipped", nil, result) end
+    local one = run.by_unit[unit]
+    if not one then
+      one = results.skipped(unit.id)
+      if not stop then run:progress(unit.id, "skipped", nil, one) end
     end
-    out.details[i] = result
-    local count = result.skipped and "skipped"
-      or result.success and "succeeded" or "failed"
-    out[count] = out[count] + 1
+    details[i] = one
   end
-  out.duration_ms = core.now_ms() - started
-  return out
+  return results.sum(details, core.now_ms() - started)
 end
 
 

@@ -25,9 +25,9 @@ M.CLEAN = "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; "
 local CLEAN_COUNT = 8
 
 
--- Ahead of the record: a role or a path that the file has set must not write
+--- Ahead of the record: a role or a path that the file has set must not write
 -- or misplace it.
-local OURSELVES = "SET SESSION AUTHORIZATION DEFAULT; RESET ALL"
+M.OURSELVES = "SET SESSION AUTHORIZATION DEFAULT; RESET ALL"
 
 
 local methods = {}
@@ -156,12 +156,33 @@ function M.forget(unit, migration, identifiers)
 end
 
 
+--- What notes that a migration went up, or down.
+---@param way "up"|"down"
+function M.note(unit, migration, way)
+  return (way == "up" and M.record or M.forget)(unit, migration)
+end
+
+
+--- CREATE TABLE of the tracking table.
+function M.create(unit)
+  return formats.create_sql(table_of(unit), unit.shape)
+end
+
+
+--- Fails unless the schema of that name is the tenant's, which is kept from
+-- being renamed or dropped until the transaction ends.
+function methods:look(unit)
+  self:add(format("SELECT 1 / ((pg_catalog.pg_get_object_address('schema', "
+    .. "ARRAY[%s]::pg_catalog.text[], '{}')).objid = %d)::pg_catalog.int4",
+    literal(unit.schema), unit.state.oid), 1, "changed")
+end
+
+
 --- Fails where another runner has the tenant, or has had it meanwhile.
 function methods:guard(unit)
   self:add(format("SELECT 1 / (pg_catalog.pg_try_advisory_lock(%d, %d))"
     .. "::pg_catalog.int4", unit.lock[1], unit.lock[2]), 1, "locked")
-  self:add(format("SELECT 1 / (pg_catalog.to_regnamespace(%s) = %d "
-    .. "AND %s)::pg_catalog.int4", literal(ident(unit.schema)), unit.state.oid,
+  self:add(format("SELECT 1 / (%s)::pg_catalog.int4",
     state.unchanged_sql(unit.state, unit.tracking)), 1, "changed")
 end
 
@@ -169,16 +190,15 @@ end
 --- BEGIN, with what has to come before the first file.
 function methods:begin(unit, guarded)
   self:add("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+  self:look(unit)
   if guarded then self:guard(unit) end
-  if not unit.has_table then
-    self:add(formats.create_sql(table_of(unit), unit.shape))
-  end
+  if not unit.has_table then self:add(M.create(unit)) end
 end
 
 
 --- The end of a file's transaction.
 function methods:finish(migration, part, record)
-  if part.touches then self:add(OURSELVES, 2) end
+  if part.touches then self:add(M.OURSELVES, 2) end
   self:add(record)
   self:add("COMMIT", 1, "commit")
   self.marks[#self.marks].migration = migration
@@ -199,13 +219,6 @@ end
 
 
 -- ---- errors ------------------------------------------------------------------
-
-local function copy_error(err)
-  local out = {}
-  for key, value in pairs(err) do out[key] = value end
-  return setmetatable(out, errors.mt)
-end
-
 
 -- The byte of the whole text that the server points at; it counts characters.
 local function byte_of(text, position)
@@ -262,7 +275,7 @@ local NO_BLOCK = "25001"
 --- An error with its place in the file: `migration`, `line`, `column`,
 -- `statement_number`, and a message that says them.
 function M.explain(err, migration, number, line, column, text, unit)
-  local out = copy_error(err)
+  local out = errors.copy(err)
   local now = task.current()
   if err.sqlstate == "57014" and not (now and (now.cancelled or now.expired)) then
     -- nobody here asked for it: a time that was set, or an administrator
@@ -301,6 +314,10 @@ function methods:committed(err)
 end
 
 
+-- How look and guard fail: a division by zero, or there is no such schema.
+local NOT_SO = { ["22012"] = true, ["3F000"] = true }
+
+
 --- What a failed script means.
 ---@return string what  "locked", "changed", "file" or "other"
 ---@return mtenant.error err
@@ -318,7 +335,7 @@ function methods:failure(err, unit)
     return "file", M.explain(err, mark.migration, nil, nil, nil, nil, unit),
       mark.migration
   end
-  if err.sqlstate ~= "22012" then return "other", err end
+  if not NOT_SO[err.sqlstate] then return "other", err end
   return mark.what, err
 end
 

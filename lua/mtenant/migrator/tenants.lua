@@ -6,12 +6,14 @@ local errors = require "mtenant.errors"
 local locks = require "mtenant.migrator.locks"
 local manager = require "mtenant.manager"
 local markers = require "mtenant.markers"
+local results_of = require "mtenant.migrator.results"
 local schema = require "mtenant.schema"
 
 
 local format, ident = string.format, core.quote_ident
 
 
+local SEEDS_AT_ONCE = 10 -- also for "auto"
 local TABLES_AT_ONCE = 100 -- of one DROP: each takes some of the lock table
 
 
@@ -24,14 +26,6 @@ local drop_options = schema.new({
   name = "drop_tenant",
   { "cascade", kind = "boolean", default = true },
 })
-
-local seed_options = schema.new({
-  name = "seed",
-  { "concurrency", kind = { "integer", "string" }, default = 10 },
-  { "on_progress", kind = "function" },
-  { "on_error", kind = "function" },
-})
-
 
 local M = {}
 
@@ -152,6 +146,13 @@ end
 ---@param inside table  what migrator.lua shares
 function M.install(methods, inside)
 
+  local seed_options = schema.new({
+    name = "seed",
+    { "concurrency", default = SEEDS_AT_ONCE, check = inside.check_concurrency },
+    { "on_progress", kind = "function" },
+    { "on_error", kind = "function" },
+  })
+
   local function where(self, id)
     local target, name = self.targets:find(id)
     if not target then return nil, name end
@@ -168,13 +169,13 @@ function M.install(methods, inside)
     local started = core.now_ms()
     if o.migrate then -- what is wrong with the files is known before
       local ok, err = inside.load_files(self)
-      if not ok then return inside.failed(id, err) end
+      if not ok then return results_of.failed(id, err) end
     end
     local target, unit = where(self, id)
-    if not target then return inside.failed(id, unit) end
+    if not target then return results_of.failed(id, unit) end
     local _, err = target.db:query("CREATE SCHEMA IF NOT EXISTS "
                                    .. ident(unit.schema))
-    if err then return inside.failed(id, err) end
+    if err then return results_of.failed(id, err) end
     if o.migrate then return self:migrate_tenant(id) end
     return { tenant_id = id, schema_name = unit.schema, success = true,
              applied_migrations = {},
@@ -235,7 +236,7 @@ function M.install(methods, inside)
   ---@return table result
   function methods:seed_tenant(id, fn)
     local own, err = seeds(self)
-    if not own then return inside.failed(id, err) end
+    if not own then return results_of.failed(id, err) end
     return seed(own, id, fn)
   end
 
@@ -249,12 +250,10 @@ function M.install(methods, inside)
     local own, err = seeds(self)
     if not own then return nil, err end
     local started, aborted = core.now_ms(), false
-    local at_a_time = tonumber(o.concurrency) or 10
+    local at_a_time = tonumber(o.concurrency) or SEEDS_AT_ONCE
     local details, errs = each(ids, at_a_time, function(id)
       if aborted then
-        local skipped = inside.failed(id, errors.new("cancelled",
-          "Skipped due to abort", { tenant_id = id }))
-        skipped.skipped = true
+        local skipped = results_of.skipped(id)
         progress(o, id, "skipped", skipped)
         return skipped
       end
@@ -268,16 +267,8 @@ function M.install(methods, inside)
       return result
     end)
     if not details then return nil, errs end
-    local out = { total = #ids, succeeded = 0, failed = 0, skipped = 0,
-                  details = {}, duration_ms = core.now_ms() - started }
-    for i = 1, #ids do
-      local result = details[i]
-      out.details[i] = result
-      local count = result.skipped and "skipped"
-        or result.success and "succeeded" or "failed"
-      out[count] = out[count] + 1
-    end
-    return out
+    details.n = nil
+    return results_of.sum(details, core.now_ms() - started)
   end
 
   function methods:seed_all(fn, o)
@@ -290,15 +281,14 @@ function M.install(methods, inside)
   --- Calls fn(db) for the shared schema, in a transaction.
   function methods:seed_shared(fn)
     local own, err = seeds(self)
-    if not own then return inside.failed(inside.SHARED, err) end
+    if not own then return results_of.failed(inside.SHARED, err) end
     return seed(own, inside.SHARED, fn, true)
   end
 
   function methods:seed_all_with_shared(shared_fn, fn, o)
     local shared = self:seed_shared(shared_fn)
     if not shared.success then
-      return { shared = shared, tenants = { total = 0, succeeded = 0,
-               failed = 0, skipped = 0, details = {} } }
+      return { shared = shared, tenants = results_of.sum({}, 0) }
     end
     local results, err = self:seed_all(fn, o)
     if not results then return nil, err end

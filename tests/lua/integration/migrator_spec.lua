@@ -135,6 +135,48 @@ describe("the migrator", function()
     manager:dispose()
   end))
 
+  for _, kind in ipairs({ "sql", "lua", "alone", "lua alone" }) do
+    it("runs nothing in another schema that has taken the name, " .. kind,
+      task(function()
+        local files = {
+          sql = "CREATE TABLE later (id int)",
+          lua = "return { up = function(db) "
+            .. "return db:query('CREATE TABLE later (id int)') end }",
+          alone = "-- mtenant:no-transaction\nCREATE TABLE later (id int)",
+          ["lua alone"] = "return { transaction = false, up = function(db) "
+            .. "return db:query('CREATE TABLE later (id int)') end }",
+        }
+        folder.write("0003_later." .. (kind:find("lua") and "lua" or "sql"),
+                     files[kind])
+        local m = migrator({ hooks = { before_migration = function(_, name)
+          if name ~= "0003_later" then return end
+          env.sql("ALTER SCHEMA m_a RENAME TO m_x; "
+            .. "ALTER SCHEMA m_b RENAME TO m_a")
+        end } })
+        local r = m:migrate_tenant("a")
+        env.sql("ALTER SCHEMA m_a RENAME TO m_b; ALTER SCHEMA m_x RENAME TO m_a")
+        assert.equal("tenant_not_found", r.error.code)
+        assert.same({ "0001_items", "0002_note" }, r.applied_migrations)
+        assert.is_false(has("m_b.later"))
+        assert.is_false(has("m_b.__drizzle_migrations"))
+        assert.equal("0001_items,0002_note", names("m_a"))
+      end))
+  end
+
+  it("holds no lock after a hook that raised", task(function()
+    local m = migrator({ hooks = { before_migration = function(_, name)
+      if name == "0002_note" then error("no more") end
+    end } })
+    local results = assert(m:migrate_all({ concurrency = 1 }))
+    assert.equal(5, results.failed)
+    assert.matches("no more", results.details[5].error.message)
+    env.eventually("its sessions are reset", function()
+      return value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        == "0"
+    end)
+    all_well(assert(migrator():migrate_all()))
+  end))
+
   it("marks, cleans, drops and lists", task(function()
     local m = migrator()
     local r = m:mark_as_applied("a", { name = "0001_items" })
