@@ -15,12 +15,7 @@ return cli.run("convert-format", function(run)
     end,
   }
   return run:batch(ids, words, function(o)
-    o.dry_run = opts.dry_run
-    if opts.all then
-      return migrator:convert_all_formats(opts.to, o)
-    end
-    return run:each(ids, o, function(id)
-      return migrator:convert_format(id, opts.to, { dry_run = opts.dry_run })
-    end)
+    o.dry_run, o.tenants = opts.dry_run, ids
+    return migrator:convert_all_formats(opts.to, o)
   end)
 end)

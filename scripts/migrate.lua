@@ -2,6 +2,7 @@
 
 local cli = require "mtenant.cli"
 local migration = require "mtenant.cli.migration"
+local results = require "mtenant.migrator.results"
 
 return cli.run("migrate", function(run)
   run:need_tenants()
@@ -9,7 +10,7 @@ return cli.run("migrate", function(run)
   local ready = not opts.with_shared or migration.shared(run)
   return run:batch(ids, migration.words(opts), function(o)
     if not ready then
-      return migration.skipped(ids)
+      return results.all_skipped(ids, nil, "Skipped: the shared schema failed")
     end
     o.dry_run, o.mark_applied = opts.dry_run, opts.mark_applied
     return run:migrator():migrate_tenants(ids, o)

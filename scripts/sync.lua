@@ -32,15 +32,6 @@ local function mark(run, ids, o)
 end
 
 
-local function clean(run, ids, o)
-  local migrator = run:migrator()
-  if run.opts.all then
-    return migrator:clean_all_orphans(o)
-  end
-  return run:each(ids, o, function(id) return migrator:clean_orphans(id) end)
-end
-
-
 local function repair(run, ids)
   local opts, marked = run.opts, {}
   local words = {
@@ -58,7 +49,8 @@ local function repair(run, ids)
     for _, result in ipairs(results and results.details or {}) do
       marked[result.tenant_id] = result
     end
-    return clean(run, ids, o)
+    o.tenants = ids
+    return run:migrator():clean_all_orphans(o)
   end)
 end
 

@@ -2,6 +2,7 @@
 -- Built on tasks alone; used by the module's face and by warmup.
 
 local errors = require "mtenant.errors"
+local join = require "mtenant.join"
 local task = require "mtenant.task"
 
 
@@ -67,26 +68,11 @@ local function each(list, concurrency, fn)
   end
   work = each_worker(state, start_one)
   start_one()
-  local i = 0
-  while i < #workers do
-    i = i + 1
-    while not workers[i].done do
-      stop = caller.cancelled or caller.expired
-      if stop then
-        state.next = state.n + 1
-        for j = i, #workers do workers[j]:cancel() end
-      end
-      local joined = workers[i]
-      task.suspend_always(function(resume)
-        joined.joiners = joined.joiners or {}
-        joined.joiners[#joined.joiners + 1] = resume
-      end)
-    end
-    if not workers[i].ok then state.raised = { workers[i].results[1] } end
-  end
+  local raised
+  raised, stop = join(workers, function() state.next = state.n + 1 end)
+  state.raised = raised or state.raised
   caller.workers = nil
   if state.raised then error(state.raised[1], 0) end
-  stop = caller.cancelled or caller.expired
   if stop then return nil, stop end
   return state.results, next(state.errors) and state.errors or nil
 end

@@ -95,8 +95,11 @@ local function spellings(key)
 end
 
 
--- The one with the smallest distance, if it is near at all.
-local function nearest(names, key)
+--- The one with the smallest distance, if it is near at all.
+---@param names string[]
+---@param key string
+---@return string|nil
+function M.nearest(names, key)
   local found, best = nil, math.max(1, floor(#key / 3)) + 1
   for _, name in ipairs(names) do
     local d = M.distance(key, name)
@@ -115,7 +118,7 @@ local function suggestion(tree, root, key)
   for _, name in ipairs(candidates) do
     if root.paths[name] then return root.paths[name] end
   end
-  return nearest(tree.names, candidates[2])
+  return M.nearest(tree.names, candidates[2])
 end
 
 

@@ -13,13 +13,8 @@
 #include "pg/lexer.h"
 #include "pg/sqlfile.h"
 
-#ifdef __GNUC__
-#define EXPORT __attribute__((visibility("default")))
-#else
-#define EXPORT
-#endif
-
-int luaopen_mtenant_sqlfile(lua_State *L);
+__attribute__((visibility("default"))) int luaopen_mtenant_sqlfile(
+    lua_State *L);
 
 enum { MAX_BYTES = 32 << 20, SHA256_BYTES = 32 };
 
@@ -210,7 +205,7 @@ static int sha256(lua_State *L) {
   return 1;
 }
 
-EXPORT int luaopen_mtenant_sqlfile(lua_State *L) {
+int luaopen_mtenant_sqlfile(lua_State *L) {
   lua_newtable(L);
   lua_pushcfunction(L, split);
   lua_setfield(L, -2, "split");

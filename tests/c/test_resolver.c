@@ -291,14 +291,12 @@ static void reactor_may_go_with_a_question_open(void **state) {
   assert_int_equal(l.code, MT_E_DNS);
 }
 
-static void silent_server_is_a_connect_timeout(void **state) {
-  mt_reactor *r = mt_test_reactor();
-  name_server s = {.silent = true};
+/* Connects to names that nobody answers for; returns by how much more than an
+ * idle loop this one stood still. */
+static double stall_of_a_lookup(mt_reactor *r) {
   mt_heartbeat heart;
-  double idle_ms;
+  double idle_ms, gap_ms;
   mt_client c;
-  (void)state;
-  serve(r, &s);
   mt_client_init(&c, r);
   c.options.connect_timeout_ms = 200;
   mt_heartbeat_start(&heart, r);
@@ -306,14 +304,28 @@ static void silent_server_is_a_connect_timeout(void **state) {
   idle_ms = mt_heartbeat_gap(&heart);
   mt_client_start(&c, "postgresql://u@db.example,db2.example/d");
   MT_RUN_UNTIL(r, c.closed);
-  /* whatever keeps this machine busy, a look-up that blocks is seconds */
-  assert_true(mt_heartbeat_gap(&heart) < 500 + idle_ms);
+  gap_ms = mt_heartbeat_gap(&heart);
   assert_true(heart.beats > 20);
   mt_heartbeat_stop(&heart);
   assert_int_equal(c.why->code, MT_E_TIMEOUT);
   assert_true(c.why->retryable);
-  assert_true(s.queries >= 2);
   mt_client_end(&c);
+  return gap_ms - idle_ms;
+}
+
+static void silent_server_is_a_connect_timeout(void **state) {
+  mt_reactor *r = mt_test_reactor();
+  name_server s = {.silent = true};
+  double stall_ms;
+  int tries = 0;
+  (void)state;
+  serve(r, &s);
+  /* what else keeps this machine busy comes and goes; a look-up that blocks
+   * does so for seconds, each time */
+  do stall_ms = stall_of_a_lookup(r);
+  while (stall_ms >= 50 && ++tries < 3);
+  assert_true(stall_ms < 50);
+  assert_true(s.queries >= 2);
   end(r, &s);
 }
 

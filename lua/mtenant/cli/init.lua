@@ -17,7 +17,6 @@ local task = require "mtenant.task"
 local CODE = errors.CODE
 
 local FAILED, USAGE = 1, 2
-local AT_A_TIME = 8
 
 local STOP = {} -- the metatable of what ends a command: { status =, text = }
 
@@ -160,24 +159,6 @@ function run_methods:batch(ids, words, start)
   end
   self.report = nil
   return lines:finish()
-end
-
-
---- For the start of a batch, where the migrator does it to one tenant only:
--- fn(id) gives a result.
----@param ids string[]
----@param o table what start was given
----@param fn fun(id: string): table
----@return table|nil results
----@return mtenant.error|nil err
-function run_methods:each(ids, o, fn) -- luacheck: no self
-  local at_a_time = tonumber(o.concurrency) or AT_A_TIME
-  local details, stop = mtenant.each(ids, at_a_time, function(id)
-    local result = fn(id)
-    o.on_progress(id, "completed", nil, result)
-    return result
-  end)
-  return details and { details = details }, stop
 end
 
 

@@ -1,10 +1,7 @@
 --- What the commands say that apply migrations.
 
-local errors = require "mtenant.errors"
 local mtenant = require "mtenant"
 local report = require "mtenant.cli.report"
-
-local CODE = errors.CODE
 
 local M = {}
 
@@ -45,22 +42,6 @@ function M.shared(run)
   })
   run:must(mtenant.sleep(0)) -- raises what has stopped this task
   return report.shared(run.console, M.words(opts), result)
-end
-
-
---- Results that say that nothing was done, for when the shared schema failed.
----@param ids string[]
----@return table
-function M.skipped(ids)
-  local details = {}
-  for i, id in ipairs(ids) do
-    details[i] = {
-      tenant_id = id, schema_name = "", success = false, skipped = true,
-      applied_migrations = {}, duration_ms = 0,
-      error = errors.new(CODE.cancelled, "Skipped: the shared schema failed"),
-    }
-  end
-  return { details = details }
 end
 
 

@@ -100,18 +100,16 @@ SET["no-transaction"] = function(m, value)
 end
 
 
-SET["lock-timeout"] = function(m, value)
-  m.lock_timeout_ms = duration(value)
-  if not m.lock_timeout_ms then return "needs a time such as 500ms, 2s or 5min" end
-end
-
-
-SET["statement-timeout"] = function(m, value)
-  m.statement_timeout_ms = duration(value)
-  if not m.statement_timeout_ms then
-    return "needs a time such as 500ms, 2s or 5min"
+local function time(field)
+  return function(m, value)
+    m[field] = duration(value)
+    if not m[field] then return "needs a time such as 500ms, 2s or 5min" end
   end
 end
+
+
+SET["lock-timeout"] = time "lock_timeout_ms"
+SET["statement-timeout"] = time "statement_timeout_ms"
 
 
 SET.phase = function(m, value)
@@ -119,16 +117,6 @@ SET.phase = function(m, value)
     return "is expand or contract"
   end
   m.phase = value
-end
-
-
-local function nearest(word)
-  local found, best = nil, 4
-  for _, name in ipairs(DIRECTIVES) do
-    local d = schema.distance(word, name)
-    if d < best then found, best = name, d end
-  end
-  return found and format(", did you mean %s?", found) or ""
 end
 
 
@@ -148,8 +136,9 @@ local function directives(m, text)
       local set = SET[word]
       local problem = set and set(m, value)
       if not set then
+        local meant = schema.nearest(DIRECTIVES, word)
         return nil, fail(m.name, line, "unknown directive mtenant:%s%s", word,
-                         nearest(word))
+                         meant and ", did you mean " .. meant .. "?" or "")
       elseif problem then
         return nil, fail(m.name, line, "mtenant:%s %s", word, problem)
       end

@@ -5,6 +5,7 @@
 local apply = require "mtenant.migrator.apply"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
+local join = require "mtenant.join"
 local locks = require "mtenant.migrator.locks"
 local task = require "mtenant.task"
 
@@ -66,24 +67,32 @@ local function may_go_on(self)
 end
 
 
--- The next job, or one that another runner had when it was looked at last.
-local function next_job(queue)
+-- The next job, or one that could not be done when it was looked at last.
+local function take(self, queue)
   local job = queue[queue.next]
-  if job then
-    queue.next = queue.next + 1
-    return job
-  end
-  job = table.remove(queue.later, 1)
-  if not job then return nil end
-  local wait = (job.look_at or 0) - core.now_ms()
-  if wait > 0 then
-    local _, stop = task.sleep(wait)
-    if stop then
-      table.insert(queue.later, 1, job)
-      return nil
-    end
-  end
+  if job then queue.next = queue.next + 1
+  else job = table.remove(queue.later, 1) end
+  if job then self.left = self.left - 1 end
   return job
+end
+
+
+local function put_back(self, queue, job, look_at)
+  job.look_at = look_at
+  self.left = self.left + 1
+  queue.later[#queue.later + 1] = job
+end
+
+
+-- As take; waits until it is time to look at the job again.
+local function next_job(self, queue)
+  local job = take(self, queue)
+  local wait = job and job.look_at and job.look_at - core.now_ms() or 0
+  if wait <= 0 then return job end
+  local _, stop = task.sleep(wait)
+  if not stop then return job end
+  put_back(self, queue, job, job.look_at)
+  return nil
 end
 
 
@@ -96,34 +105,42 @@ end
 local function finish(self, job, err)
   self.settle(job, err)
   measure(self.control)
-  self.start_more()
+  self.start_one()
+end
+
+
+-- Another runner has it: later, or not at all.
+local function leave(self, queue, session, job)
+  local now = core.now_ms()
+  job.wait_until = job.wait_until or now + self.lock_wait_ms
+  if now >= job.wait_until then
+    finish(self, job, locks.held_error(session, job))
+  else
+    put_back(self, queue, job, now + LOOK_MS)
+  end
 end
 
 
 -- One job on a session; true: the session is good for another.
 local function do_job(self, queue, session, job)
-  job.tries = (job.tries or 0) + 1
   local ok, result, err = pcall(self.work, session, job)
   if not ok then result, err = nil, result end
   if result == M.LATER then
-    local now = core.now_ms()
-    job.wait_until = job.wait_until or now + self.lock_wait_ms
-    if now >= job.wait_until then
-      finish(self, job, locks.held_error(session, job))
-      return true
-    end
-    job.look_at = now + LOOK_MS
-    queue.later[#queue.later + 1] = job
+    leave(self, queue, session, job)
     return true
   end
   -- what is recorded says what was done: the next session reads it
-  if lost(err) and job.tries < self.tries and not job.once then
-    job.look_at, job.unit.retried = 0, true
-    queue.later[#queue.later + 1] = job
-    return false
+  if lost(err) and not job.once then
+    job.losses = (job.losses or 0) + 1
+    if job.losses < self.tries then
+      job.unit.retried = true
+      put_back(self, queue, job)
+      return false
+    end
   end
   finish(self, job, err)
-  return not lost(err)
+  -- what was raised has left its lock behind, and goes with the session
+  return ok and not lost(err)
 end
 
 
@@ -131,7 +148,7 @@ local function on_session(self, queue, session)
   local ok, err = locks.enter(session, queue)
   if not ok then return nil, err end
   while may_go_on(self) do
-    local job = next_job(queue)
+    local job = next_job(self, queue)
     if not job then break end
     if not do_job(self, queue, session, job) then return true end
   end
@@ -140,12 +157,11 @@ end
 
 
 local function fail_queue(self, queue, err)
-  local function each(job) self.settle(job, err) end
-  while queue[queue.next] do
-    queue.next = queue.next + 1
-    each(queue[queue.next - 1])
+  local job = take(self, queue)
+  while job do
+    self.settle(job, err)
+    job = take(self, queue)
   end
-  while #queue.later > 0 do each(table.remove(queue.later)) end
 end
 
 
@@ -182,26 +198,20 @@ function M.new(queues, opts)
   local self = { queues = queues, work = opts.work, settle = opts.settle,
                  tries = opts.tries, lock_wait_ms = opts.lock_wait_ms,
                  control = controller(opts.concurrency), active = 0,
+                 left = 0, -- jobs that nobody has taken
                  tasks = {} }
   for _, queue in ipairs(queues) do
     queue.next, queue.later, queue.workers = 1, {}, 0
+    self.left = self.left + #queue
   end
-  local function left()
-    local n = 0
-    for _, queue in ipairs(queues) do
-      n = n + #queue - queue.next + 1 + #queue.later
+  function self.start_one()
+    if self.stopped or self.left == 0 or self.active >= self.control.limit then
+      return
     end
-    return n
-  end
-  function self.start_more()
-    while self.active < math.min(self.control.limit, left() + self.active)
-      and not self.stopped and left() > 0 do
-      self.active = self.active + 1
-      local t = task.spawn(worker, self)
-      t.observed = true
-      self.tasks[#self.tasks + 1] = t
-      if self.active >= self.control.limit then break end
-    end
+    self.active = self.active + 1
+    local t = task.spawn(worker, self)
+    t.observed = true
+    self.tasks[#self.tasks + 1] = t
   end
   return self
 end
@@ -211,25 +221,12 @@ end
 ---@return boolean|nil ok
 ---@return mtenant.error|nil err  cancelled or timeout
 function M.run(self)
-  self.start_more()
-  local caller, i = task.current(), 0
-  while i < #self.tasks do
-    i = i + 1
-    local t = self.tasks[i]
-    while not t.done do
-      local stop = caller.cancelled or caller.expired
-      if stop then
-        self.stopped = true
-        for j = i, #self.tasks do self.tasks[j]:cancel(stop) end
-      end
-      task.suspend_always(function(resume)
-        t.joiners = t.joiners or {}
-        t.joiners[#t.joiners + 1] = resume
-      end)
-    end
-    if not t.ok then error(t.results[1], 0) end
-  end
-  local stop = caller.cancelled or caller.expired
+  for _ = 1, math.min(self.control.limit, self.left) do self.start_one() end
+  local raised, stop = join(self.tasks, function(reason)
+    self.stopped = true
+    return reason
+  end)
+  if raised then error(raised[1], 0) end
   if stop then return nil, stop end
   return true
 end

@@ -2,6 +2,7 @@
 -- luacheck: std lua54
 
 local host = require "mtenant.runner_host"
+local schema = require "mtenant.schema"
 
 local M = {}
 
@@ -40,30 +41,10 @@ local function collect(opts)
 end
 
 
---- The number of single-letter edits between two words.
-local function distance(a, b)
-  local row = {}
-  for j = 0, #b do
-    row[j] = j
-  end
-  for i = 1, #a do
-    local diagonal = row[0]
-    row[0] = i
-    for j = 1, #b do
-      local cost = a:byte(i) == b:byte(j) and 0 or 1
-      local best = math.min(row[j] + 1, row[j - 1] + 1, diagonal + cost)
-      diagonal = row[j]
-      row[j] = best
-    end
-  end
-  return row[#b]
-end
-
-
 local function closest(names, name)
   local best, best_distance = nil, math.max(2, math.floor(#name / 3)) + 1
   for _, candidate in ipairs(names) do
-    local d = distance(candidate, name)
+    local d = schema.distance(candidate, name)
     if d < best_distance then
       best, best_distance = candidate, d
     end
