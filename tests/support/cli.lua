@@ -63,11 +63,15 @@ function M.remove(name)
 end
 
 
+--- Takes everything off the server.
+function M.clean() M.server:psql(CLEAN) end
+
+
 --- A server with nothing on it, a project with one migration.
 function M.set_up()
   program.set_up()
   M.server = M.server or pg.start()
-  M.server:psql(CLEAN)
+  M.clean()
   program.sh("cd " .. program.quote(program.scratch()) .. " && mkdir migrations shared")
   M.configure()
   M.migration("0001_users.sql", "CREATE TABLE users (name text);")

@@ -80,6 +80,24 @@ local function touches(list, way)
 end
 
 
+-- A schema that has no records yet serves nobody: its files may share one
+-- transaction, as long as none of them can change what the next one runs with.
+local function may_share(unit, list, way)
+  if unit.has_table or way ~= "up" or touches(list, way) then return false end
+  for _, m in ipairs(list) do
+    if m.lock_timeout_ms or m.statement_timeout_ms then return false end
+  end
+  return true
+end
+
+
+local function each_alone(group)
+  local out = {}
+  for i, m in ipairs(group) do out[i] = { m } end
+  return out
+end
+
+
 -- ---- one text ------------------------------------------------------------
 
 -- Ends a transaction that failed, and with it nothing else.
@@ -118,12 +136,9 @@ end
 -- A group of files in one text. `last`: nothing comes after it.
 local function run_texts(session, unit, group, way, last)
   local text = script.new()
-  for i, m in ipairs(group) do
-    text:begin(unit, i == 1 and not unit.locked)
+  for i, list in ipairs(unit.together and { group } or each_alone(group)) do
+    text:transaction(unit, list, way, i == 1 and not unit.locked)
     unit.has_table = true
-    text:add(script.settings("LOCAL", unit, m))
-    text:add_file(m, m[way])
-    text:finish(m, m[way], script.note(unit, m, way))
   end
   if last then text:leave(unit, unit.touched) end
   return send(session, unit, text)
@@ -147,7 +162,7 @@ end
 local function note_alone(session, unit, m, way)
   local text = script.new()
   text:begin(unit, false)
-  text:add(script.note(unit, m, way))
+  text:add(script.note(unit, { m }, way))
   text:add("COMMIT")
   return send(session, unit, text)
 end
@@ -226,7 +241,7 @@ end
 
 -- What follows the function, in its transaction.
 local function note_in(tx, unit, m, way)
-  local sql = script.OURSELVES .. "; " .. script.note(unit, m, way)
+  local sql = script.OURSELVES .. "; " .. script.note(unit, { m }, way)
   if not unit.has_table then sql = script.create(unit) .. "; " .. sql end
   local _, err = tx:exec(sql)
   return err == nil or nil, err
@@ -416,6 +431,7 @@ function M.run(session, unit, choose, way)
   local try = 0
   local list, err = choose(unit.plan)
   if not list then return nil, err end
+  unit.together = may_share(unit, list, way)
   while #list > 0 do
     local what, failed
     what, err, failed = run_list(session, unit, list, way)
@@ -425,7 +441,7 @@ function M.run(session, unit, choose, way)
       return LOCKED
     elseif what == "changed" then
       roll_back(session)
-      unit.locked = true
+      unit.locked, unit.together = true, false
       local ok
       ok, err = reread(session, unit)
       if ok then list, err = choose(unit.plan) end
@@ -433,6 +449,11 @@ function M.run(session, unit, choose, way)
         give_up(session, unit)
         return nil, err
       end
+    elseif what == "file" and unit.together and err.sqlstate
+      and err.code ~= "cancelled" then
+      -- each by itself: what comes before the one that fails stays
+      roll_back(session)
+      unit.together = false
     else
       if not (AGAIN[err.sqlstate or ""] and (not failed or failed.transaction)
               and try < LOCK_TRIES) then

@@ -82,15 +82,19 @@ local NOW_MS = "(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) "
   .. "* 1000)::pg_catalog.int8"
 
 
---- INSERT of one identifier.
-function M.record_sql(where, shape, identifier)
-  if not shape.time then
-    return format("INSERT INTO %s (%s) VALUES (%s)", where, shape.id,
-                  literal(identifier))
+--- INSERT of identifiers, in their order.
+function M.record_sql(where, shape, identifiers)
+  local time, columns = "", shape.id
+  if shape.time then
+    time = ", " .. (shape.ms and NOW_MS or "pg_catalog.clock_timestamp()")
+    columns = columns .. ", " .. shape.time
   end
-  return format("INSERT INTO %s (%s, %s) VALUES (%s, %s)", where, shape.id,
-                shape.time, literal(identifier),
-                shape.ms and NOW_MS or "pg_catalog.clock_timestamp()")
+  local rows = {}
+  for i, value in ipairs(identifiers) do
+    rows[i] = format("(%s%s)", literal(value), time)
+  end
+  return format("INSERT INTO %s (%s) VALUES %s", where, columns,
+                table.concat(rows, ", "))
 end
 
 

@@ -51,11 +51,9 @@ function M.mark(name, prepare)
     end,
     action = function(session, unit)
       return apply.change(session, unit, function()
-        local list = {}
-        for _, m in ipairs(pick(unit.plan.pending, name)) do
-          list[#list + 1] = script.record(unit, m)
-          unit.done[#unit.done + 1] = m
-        end
+        local picked = pick(unit.plan.pending, name)
+        for _, m in ipairs(picked) do unit.done[#unit.done + 1] = m end
+        local list = #picked > 0 and { script.record(unit, picked) } or {}
         return with_table(unit, list)
       end)
     end,

@@ -130,17 +130,22 @@ local function table_of(unit)
 end
 
 
---- The record of a migration that has been applied, in both tables.
-function M.record(unit, migration)
-  local sql = formats.record_sql(table_of(unit), unit.shape,
-                                 formats.identifier(unit.shape, migration))
+--- The records of migrations that have been applied, in both tables.
+---@param list mtenant.Migration[]
+function M.record(unit, list)
+  local identifiers, sums = {}, {}
+  for i, m in ipairs(list) do
+    identifiers[i] = formats.identifier(unit.shape, m)
+    sums[i] = format("(%s, %s, %s, %s)", literal(unit.schema),
+                     literal(unit.tracking), literal(m.name),
+                     literal(m.checksum))
+  end
+  local sql = formats.record_sql(table_of(unit), unit.shape, identifiers)
   if not unit.checksums then return sql end
   return format("WITH mtenant AS (INSERT INTO mtenant.checksums (schema_name, "
-    .. "table_name, name, checksum) VALUES (%s, %s, %s, %s) ON CONFLICT "
-    .. "(schema_name, table_name, name) DO UPDATE SET checksum = "
-    .. "excluded.checksum, applied_at = excluded.applied_at) %s",
-    literal(unit.schema), literal(unit.tracking), literal(migration.name),
-    literal(migration.checksum), sql)
+    .. "table_name, name, checksum) VALUES %s ON CONFLICT (schema_name, "
+    .. "table_name, name) DO UPDATE SET checksum = excluded.checksum, "
+    .. "applied_at = excluded.applied_at) %s", concat(sums, ", "), sql)
 end
 
 
@@ -156,10 +161,11 @@ function M.forget(unit, migration, identifiers)
 end
 
 
---- What notes that a migration went up, or down.
+--- What notes that migrations went up, or that one went down.
 ---@param way "up"|"down"
-function M.note(unit, migration, way)
-  return (way == "up" and M.record or M.forget)(unit, migration)
+function M.note(unit, list, way)
+  if way == "up" then return M.record(unit, list) end
+  return M.forget(unit, list[1])
 end
 
 
@@ -196,12 +202,27 @@ function methods:begin(unit, guarded)
 end
 
 
---- The end of a file's transaction.
-function methods:finish(migration, part, record)
-  if part.touches then self:add(M.OURSELVES, 2) end
-  self:add(record)
+local function any_touches(list, way)
+  for _, m in ipairs(list) do
+    if m[way].touches then return true end
+  end
+  return false
+end
+
+
+--- A transaction: BEGIN, the statements of files, their records and COMMIT.
+---@param list mtenant.Migration[]
+---@param guarded? boolean  takes the tenant's lock first
+function methods:transaction(unit, list, way, guarded)
+  self:begin(unit, guarded)
+  for _, m in ipairs(list) do
+    self:add(M.settings("LOCAL", unit, m))
+    self:add_file(m, m[way])
+  end
+  if any_touches(list, way) then self:add(M.OURSELVES, 2) end
+  self:add(M.note(unit, list, way))
   self:add("COMMIT", 1, "commit")
-  self.marks[#self.marks].migration = migration
+  self.marks[#self.marks].migrations = list
 end
 
 
@@ -306,8 +327,8 @@ end
 function methods:committed(err)
   local out = {}
   for _, mark in ipairs(self.marks) do
-    if mark.what == "commit" and mark.last < (err.statement_number or 0) then
-      out[#out + 1] = mark.migration
+    if mark.migrations and mark.last < (err.statement_number or 0) then
+      for _, m in ipairs(mark.migrations) do out[#out + 1] = m end
     end
   end
   return out
@@ -331,9 +352,9 @@ function methods:failure(err, unit)
     return "file", M.explain(err, mark.migration, number, line, column, text,
                              unit), mark.migration
   end
-  if mark.migration then -- a deferred constraint, at COMMIT
-    return "file", M.explain(err, mark.migration, nil, nil, nil, nil, unit),
-      mark.migration
+  if mark.migrations then -- a deferred constraint, at COMMIT
+    local last = mark.migrations[#mark.migrations]
+    return "file", M.explain(err, last, nil, nil, nil, nil, unit), last
   end
   if not NOT_SO[err.sqlstate] then return "other", err end
   return mark.what, err

@@ -35,6 +35,42 @@ describe("the migrator", function()
                                     status[5].pending_count })
     end))
 
+  it("takes a fresh schema's files in one transaction, where they can be", task(function()
+    local function transactions()
+      return value("SELECT count(DISTINCT xmin::text) FROM m_a.__drizzle_migrations")
+    end
+    assert.is_true(migrator():migrate_tenant("a").success)
+    assert.equal("1", transactions())
+    folder.write("0003_more.sql", "CREATE TABLE more (n int)")
+    folder.write("0004_last.sql", "CREATE TABLE last (n int)")
+    assert.is_true(migrator():migrate_tenant("a").success)
+    assert.equal("3", transactions())
+
+    -- what comes before the one that fails stays
+    folder.write("0005_bad.sql", "SELECT 1 / (current_schema() <> 'm_b')::int")
+    local r = migrator():migrate_tenant("b")
+    assert.matches("^0005_bad.sql, line 1, statement 1: ", r.error.message)
+    assert.equal(4, #r.applied_migrations)
+    assert.equal("0001_items,0002_note,0003_more,0004_last", names("m_b"))
+  end))
+
+  it("keeps what a file has set from the next one", task(function()
+    folder.write("0000_set.sql", "SET LOCAL search_path TO public; "
+      .. "SET LOCAL work_mem TO '1234kB'")
+    folder.write("0003_look.sql", "CREATE TABLE look AS SELECT "
+      .. "current_schema() AS home, current_setting('work_mem') AS work_mem;\n"
+      .. "CREATE FUNCTION astray() RETURNS text LANGUAGE sql "
+      .. "AS 'SELECT set_config(''search_path'', ''public'', true)'")
+    folder.write("0004_astray.sql", "SELECT astray()")
+    folder.write("0005_home.sql", "CREATE TABLE home (n int)")
+    all_well(assert(migrator():migrate_all()))
+    for _, id in ipairs({ "a", "e" }) do
+      assert.equal("t|t", value(("SELECT home = 'm_%s', "
+        .. "work_mem <> '1234kB' FROM m_%s.look"):format(id, id)))
+      assert.is_true(has("m_" .. id .. ".home"))
+    end
+  end))
+
   it("applies migrations in Lua, and takes back what has a way back",
     task(function()
       folder.write("0003_rows.lua", [[
