@@ -83,6 +83,14 @@ local function check_id_pattern(pattern)
 end
 
 
+-- The rest of it is the migrator's, see create_migrator.
+local function check_migrations(migrations)
+  local when = migrations and migrations.migrate
+  if when == nil or when == "manual" or when == "on_connect" then return nil end
+  return '%s.migrate must be "manual" or "on_connect"'
+end
+
+
 local function check_policy(policy)
   if policy == nil then return nil end
   return "policy files are not supported yet, use resolve"
@@ -231,6 +239,7 @@ local TRAILING = {
 
   { "id_pattern", kind = "string", default = M.ID_PATTERN,
     check = check_id_pattern },
+  { "migrations", kind = "table", check = check_migrations },
   { "policy", check = check_policy },
 }
 

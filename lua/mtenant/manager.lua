@@ -9,13 +9,12 @@ local core = require "mtenant.core"
 local database = require "mtenant.db"
 local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
-local each = require "mtenant.each"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
 local routing = require "mtenant.routing"
-local schema = require "mtenant.schema"
 local servers = require "mtenant.servers"
 local task = require "mtenant.task"
+local warmup = require "mtenant.warmup"
 
 
 local await, check = task.await, task.check
@@ -115,14 +114,28 @@ local function note_strategy(self, id, strategy)
 end
 
 
+-- Brings the tenant up to date before anybody gets to it.
+local function migrated(self, id, route)
+  if not self._migrator or route.strategy == "row" then return route end
+  local ran, ok, err = pcall(self._migrator.ensure_tenant, self._migrator, id,
+                             route)
+  if not ran then return nil, errors.wrap(ok, "policy") end
+  if not ok then return nil, err end
+  return route
+end
+
+
 local function on_resolve(self, id, token)
-  if not routing.may_wait(self._config) then
+  if not self._migrator and not routing.may_wait(self._config) then
     self._core:resolved(token, routing.resolve(self._config, id, self._ctx))
     return
   end
   task.spawn(function()
     local route, err = routing.resolve(self._config, id, self._ctx)
-    if route then note_strategy(self, id, route.strategy) end
+    if route then
+      note_strategy(self, id, route.strategy)
+      route, err = migrated(self, id, route)
+    end
     self._core:resolved(token, route, err)
   end)
 end
@@ -310,10 +323,12 @@ end
 
 
 --- Forgets a tenant's route: who uses it next asks the resolver, or the rule of
--- strategy hybrid, again. What is in flight finishes where it is.
+-- strategy hybrid, again; with migrations on_connect its schema is looked at
+-- again. What is in flight finishes where it is.
 ---@param id string
 ---@return boolean  whether there was one
 function methods:invalidate(id)
+  if self._migrator then self._migrator:forget_tenant(id) end
   return self:evict_pool(id)
 end
 
@@ -322,6 +337,7 @@ databases.install(methods)
 servers.install(methods)
 control.install(methods, disposed)
 health.install(methods, disposed)
+warmup.install(methods, disposed)
 
 
 --- What the pools have done so far. For now for people and tests; the shape
@@ -329,70 +345,6 @@ health.install(methods, disposed)
 ---@return table  open, peak, opened, lost, connect_failures, leases, requests
 function methods:get_stats()
   return self._core:stats()
-end
-
-
--- ---- warmup ------------------------------------------------------------
-
-local warmup_options = schema.new({
-  name = "warmup",
-  { "concurrency", kind = "integer", min = 1, default = 10 },
-  { "ping", kind = "boolean", default = true },
-  { "on_progress", kind = "function" },
-})
-
-
-local function warm_one(self, opts, id)
-  local started = core.now_ms()
-  local detail = { tenant_id = id, already_warm = self:has_pool(id) }
-  local function progress(status)
-    if not opts.on_progress then return end
-    local ok, err = pcall(opts.on_progress, id, status)
-    if not ok then warn("warmup.on_progress", err) end
-  end
-  progress("starting")
-  local db, err
-  if opts.ping then db, err = self:get_db_async(id)
-  else db, err = self:get_db(id) end
-  detail.success, detail.error = db ~= nil, err
-  detail.duration_ms = core.now_ms() - started
-  progress(db and "completed" or "failed")
-  self._debug:event({ kind = "warmup", tenant_id = id,
-                      status = not db and "failed"
-                        or detail.already_warm and "already_warm" or "success",
-                      duration_ms = detail.duration_ms })
-  return detail
-end
-
-
---- Connects many tenants ahead of use.
----@param ids string[]
----@param opts? table  { concurrency = 10, ping = true, on_progress =
---  function(id, "starting"|"completed"|"failed") }
----@return table|nil  { total, succeeded, failed, already_warm, duration_ms,
---  details = { { tenant_id, success, already_warm, duration_ms, error } } }
----@return table|nil err
-function methods:warmup(ids, opts)
-  if type(ids) ~= "table" then
-    errors.misuse(2, "warmup: ids must be a table, got %s", type(ids))
-  end
-  opts = warmup_options:check(opts or {}, 2)
-  if self._over then return nil, disposed() end
-  local started = core.now_ms()
-  local details, errs = each(ids, opts.concurrency, function(id)
-    return warm_one(self, opts, id)
-  end)
-  if not details then return nil, errs end
-  local out = { total = details.n, succeeded = 0, failed = 0,
-                already_warm = 0, details = details }
-  for i = 1, details.n do
-    local d = details[i]
-    if d.success then out.succeeded = out.succeeded + 1
-    else out.failed = out.failed + 1 end
-    if d.already_warm then out.already_warm = out.already_warm + 1 end
-  end
-  out.duration_ms = core.now_ms() - started
-  return out
 end
 
 
@@ -414,12 +366,21 @@ function methods:dispose(timeout_ms)
   if task.current() then
     -- also in a task that is to stop: disposal ends by itself
     task.suspend_always(function(resume) task.when_done(slot, resume) end)
-    return true
+  else
+    local over = false
+    task.when_done(slot, function() over = true end)
+    while not over do core.run_once(true) end
   end
-  local over = false
-  task.when_done(slot, function() over = true end)
-  while not over do core.run_once(true) end
+  if self._migrator then self._migrator:dispose(timeout_ms) end
   return true
+end
+
+
+-- Only for who migrates tenants as they come: others need not have the parser.
+local function new_migrator(cfg)
+  local opts = cfg.migrations
+  if not opts or opts.migrate ~= "on_connect" then return nil end
+  return require("mtenant.migrator").create(cfg, opts)
 end
 
 
@@ -452,6 +413,7 @@ function M.create(cfg)
     return nil, err
   end
   self._core = handle
+  self._migrator = new_migrator(self._config)
   self._ctx = setmetatable({ sleep = task.sleep, now_ms = core.now_ms }, {
     __index = function(_, key)
       if key == "shared" then return self:get_shared_db() end

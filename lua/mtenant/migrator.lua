@@ -8,6 +8,7 @@ local core = require "mtenant.core"
 local each = require "mtenant.each"
 local errors = require "mtenant.errors"
 local files = require "mtenant.migrator.files"
+local lazy = require "mtenant.migrator.lazy"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
 local records = require "mtenant.migrator.records"
@@ -62,6 +63,8 @@ local options = schema.new({
   { "allow_unnumbered", kind = "boolean", default = false },
   { "allow_edited", kind = "boolean", default = false },
   { "checksums", kind = "boolean", default = true },
+  { "migrate", kind = "string", enum = { "manual", "on_connect" },
+    default = "manual" },
 })
 
 
@@ -299,6 +302,20 @@ local function choose_pending(o)
 end
 
 
+-- Runs what is pending of units that have been read.
+local function bring_up(self, units, o, kind, started)
+  local choose = choose_pending(o)
+  return run.execute(self, units, o, {
+    started = started, kind = kind or "tenant",
+    prepare = function(queue) return ensure_checksums(self, queue) end,
+    select = function(unit) return choose(unit.plan) end,
+    action = function(session, unit)
+      return apply.run(session, unit, choose, "up")
+    end,
+  })
+end
+
+
 -- Migrates the tenants; or, where it is asked to, only records.
 local function migrate(self, ids, o, kind)
   local started = core.now_ms()
@@ -307,19 +324,10 @@ local function migrate(self, ids, o, kind)
   local units
   units, err = read_units(self, ids, kind, migrations)
   if not units then return nil, err end
-  local choose = choose_pending(o)
-  local function prepare(queue) return ensure_checksums(self, queue) end
-  if o.mark_applied then
-    return run.execute(self, units, o, records.mark(o.name, prepare, kind))
-  end
-  return run.execute(self, units, o, {
-    started = started, kind = kind or "tenant",
-    prepare = prepare,
-    select = function(unit) return choose(unit.plan) end,
-    action = function(session, unit)
-      return apply.run(session, unit, choose, "up")
-    end,
-  })
+  if not o.mark_applied then return bring_up(self, units, o, kind, started) end
+  return run.execute(self, units, o, records.mark(o.name, function(queue)
+    return ensure_checksums(self, queue)
+  end, kind))
 end
 
 
@@ -419,9 +427,10 @@ end
 
 
 --- Closes the migrator's connections; waits. Idempotent.
-function methods:dispose()
-  self.targets:dispose()
-  if self.seeder then self.seeder:dispose() end
+---@param timeout_ms? number  as for a manager's
+function methods:dispose(timeout_ms)
+  self.targets:dispose(timeout_ms)
+  if self.seeder then self.seeder:dispose(timeout_ms) end
   self.seeder = nil
 end
 
@@ -445,6 +454,7 @@ function M.create(cfg, opts)
   opts.connections = MOST_CONNECTIONS
   local self = setmetatable({ opts = opts }, mt)
   self.config = config.define(cfg, { level = 3 })
+  opts.route_of = function(id) return lazy.route_of(self, id) end
   self.targets = targets.new(self.config, opts, setmetatable({}, {
     __index = function(_, key)
       if key ~= "shared" then return nil end
@@ -458,12 +468,14 @@ end
 
 local inside = { load_files = load_files, read_units = read_units,
                  execute = run.execute, ensure_checksums = ensure_checksums,
+                 bring_up = bring_up,
                  first = first, check_ids = check_ids,
                  run_options = run_options,
                  check_concurrency = check_concurrency, new_unit = new_unit,
                  SHARED = SHARED }
 records.install(methods, inside)
 tenants.install(methods, inside)
+lazy.install(methods, inside)
 
 
 return M

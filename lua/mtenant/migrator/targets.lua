@@ -89,8 +89,8 @@ function methods:find(id)
   local cfg = self.config
   local ok, err = config.valid_id(id, cfg.id_pattern)
   if not ok then return nil, err end
-  local route
-  route, err = routing.resolve(cfg, id, self.ctx)
+  local route = self.route_of(id)
+  if not route then route, err = routing.resolve(cfg, id, self.ctx) end
   if not route then return nil, err end
   if route.strategy == "row" then
     return nil, errors.new("policy", format('tenant "%s" has rows in a schema '
@@ -124,19 +124,21 @@ end
 
 
 --- Closes all connections.
-function methods:dispose()
-  for _, m in pairs(self.managers) do m:dispose() end
+function methods:dispose(timeout_ms)
+  for _, m in pairs(self.managers) do m:dispose(timeout_ms) end
   self.managers, self.list = {}, {}
 end
 
 
 --- Makes the targets of a configuration; no I/O.
 ---@param cfg table  a defined configuration
----@param opts table  url: instead of all others; connections: at most so many
+---@param opts table  url: instead of all others; connections: at most so many;
+--- route_of(id): a route that is known, or nil
 ---@param ctx table  what resolvers get
 function M.new(cfg, opts, ctx)
   return setmetatable({ config = cfg, url = opts.url, ctx = ctx,
-                        connections = opts.connections, managers = {},
+                        connections = opts.connections,
+                        route_of = opts.route_of, managers = {},
                         list = {} }, mt)
 end
 

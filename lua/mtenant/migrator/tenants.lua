@@ -227,7 +227,10 @@ function M.install(methods, inside)
   local function seeds(self)
     if self.seeder then return self.seeder end
     local err
-    self.seeder, err = manager.create(self.config)
+    local cfg = {}
+    for key, value in pairs(self.config) do cfg[key] = value end
+    cfg.migrations = nil
+    self.seeder, err = manager.create(cfg)
     return self.seeder, err
   end
 
