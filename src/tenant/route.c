@@ -363,7 +363,7 @@ static void apply(mt_tenant *t, const mt_route *route,
   } else {
     t->state = MT_TENANT_READY;
     t->verified = 0;
-    t->written_at = mt_reactor_now(t->manager->reactor);
+    t->written = mt_reactor_tick(t->manager->reactor);
     mt__route_share(t, o ? o->pool_max : 0, o ? o->max_waiting : 0);
     created(t);
   }

@@ -57,8 +57,8 @@ struct mt_tenant {
   uint64_t verified; /* pool generation of the last ping, 0 never */
   mt_defer freeing;
   char *owner_key;   /* endpoint and schema, in manager->owners */
-  double written_at; /* it may have written until then: since it is READY, and
-                        by entries of the same id that have drained */
+  uint64_t written; /* it may have written until that tick: when it became
+                       READY, and by entries of its id that have drained */
   mt_list readers;   /* entries of its replicas, while it is registered */
   mt_tenant *of;     /* a reader's: whose it is, a reference */
   char *reader_url;  /* a reader's: where it reads; "": where its tenant is */
@@ -109,9 +109,9 @@ bool mt_tenant_is_routed(const mt_tenant *t);
  */
 int mt_tenant_reader(mt_tenant *t, const char *url, mt_tenant **out,
                      mt_error **err);
-/* Until when something of the tenant's may have written, on the reactor's
- * clock; what reads does not count. */
-double mt_tenant_written_at(const mt_tenant *t);
+/* The tick of the reactor until which something of the tenant's may have
+ * written; its readers do not. */
+uint64_t mt_tenant_written(const mt_tenant *t);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
 /* Why no tenant of this id can have that route, as far as the route itself
  * tells; NULL: nothing. */
