@@ -1,8 +1,9 @@
 --- The server, the tenants and the manager of a run, and what it has found.
 --
 -- The manager under test logs in as an ordinary role that inherits nothing.
--- Every fourth tenant has a role of its own, every third has settings. A superuser's manager beside it
--- makes the schemas, kills backends, and reads the truth at the end.
+-- Every fourth tenant has a role of its own, every third has settings. A
+-- superuser's manager beside it makes the schemas, kills backends, and reads the
+-- truth at the end.
 
 local mtenant = require "mtenant"
 local throwaway = require "mtenant.throwaway"
