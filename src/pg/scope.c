@@ -1,6 +1,6 @@
 /*
  * Builds a scope once per tenant: quoted path, and the SET LOCAL texts that a
- * transaction sends. See scope.h.
+ * transaction sends, when one does. See scope.h.
  */
 #include "pg/scope.h"
 
@@ -27,7 +27,6 @@ static char *build_path(const char *schema, const char *const *path) {
 
 mt_scope *mt_scope_new(uint32_t id, const char *schema, const char *const *path,
                        const char *role, bool fence) {
-  char *quoted = NULL;
   mt_scope *s = mt_calloc(sizeof *s);
   if (!s) return NULL;
   s->refs = 1;
@@ -35,32 +34,16 @@ mt_scope *mt_scope_new(uint32_t id, const char *schema, const char *const *path,
   s->fence = fence;
   s->schema = mt_strdup(schema);
   s->path = build_path(schema, path);
-  s->role = mt_strdup(role ? role : "none");
-  if (!s->schema || !s->path || !s->role) goto fail;
-  s->set_local = mt_asprintf("SET LOCAL search_path = %s", s->path);
-  if (!s->set_local) goto fail;
-  if (!role) { /* said aloud: a function may have left a role behind */
-    s->local_role = mt_strdup("SET LOCAL ROLE NONE");
-    if (!s->local_role) goto fail;
-  } else {
-    quoted = mt_quote_ident(role, strlen(role));
-    s->local_role = quoted ? mt_asprintf("SET LOCAL ROLE %s", quoted) : NULL;
-    mt_free(quoted);
-    if (!s->local_role) goto fail;
-  }
-  return s;
-fail:
+  if (role) s->role = mt_strdup(role);
+  if (s->schema && s->path && (s->role || !role)) return s;
   mt_scope_unref(s);
   return NULL;
 }
 
 bool mt_scope_set_setting(mt_scope *s, const char *name, const char *value) {
-  char *quoted = mt_quote_literal(value, strlen(value));
   s->setting = mt_strdup(name);
   s->setting_value = mt_strdup(value);
-  if (quoted) s->local_setting = mt_asprintf("SET LOCAL %s = %s", name, quoted);
-  mt_free(quoted);
-  return s->setting && s->setting_value && s->local_setting;
+  return s->setting && s->setting_value;
 }
 
 bool mt_scope_set_settings(mt_scope *s, const char *const *pairs,
@@ -71,23 +54,50 @@ bool mt_scope_set_settings(mt_scope *s, const char *const *pairs,
 
 mt_scope *mt_scope_reader(uint32_t id, const mt_scope *of) {
   static const char *const none[] = {NULL};
-  bool own = strcmp(of->role, "none") == 0;
-  mt_scope *s =
-      mt_scope_new(id, of->schema, none, own ? NULL : of->role, of->fence);
+  mt_scope *s = mt_scope_new(id, of->schema, none, of->role, of->fence);
   const char *const *pairs =
       of->settings ? (const char *const *)of->settings->pairs : NULL;
   if (!s) return NULL;
   s->any_oid = of->any_oid;
   s->oid = of->oid;
   mt_free(s->path);
-  mt_free(s->set_local);
   s->path = mt_strdup(of->path);
-  s->set_local = mt_strdup(of->set_local);
-  if (s->path && s->set_local && mt_scope_set_settings(s, pairs, true) &&
+  if (s->path && mt_scope_set_settings(s, pairs, true) &&
       (!of->setting || mt_scope_set_setting(s, of->setting, of->setting_value)))
     return s;
   mt_scope_unref(s);
   return NULL;
+}
+
+const char *mt_scope_role(const mt_scope *s) {
+  return s->role ? s->role : "none";
+}
+
+const char *mt_scope_local_path(mt_scope *s) {
+  if (!s->local_path)
+    s->local_path = mt_asprintf("SET LOCAL search_path = %s", s->path);
+  return s->local_path;
+}
+
+const char *mt_scope_local_role(mt_scope *s) {
+  char *quoted;
+  /* said aloud: a function may have left a role behind */
+  if (!s->role) return "SET LOCAL ROLE NONE";
+  if (s->local_role) return s->local_role;
+  quoted = mt_quote_ident(s->role, strlen(s->role));
+  if (quoted) s->local_role = mt_asprintf("SET LOCAL ROLE %s", quoted);
+  mt_free(quoted);
+  return s->local_role;
+}
+
+const char *mt_scope_local_setting(mt_scope *s) {
+  char *quoted;
+  if (s->local_setting) return s->local_setting;
+  quoted = mt_quote_literal(s->setting_value, strlen(s->setting_value));
+  if (quoted)
+    s->local_setting = mt_asprintf("SET LOCAL %s = %s", s->setting, quoted);
+  mt_free(quoted);
+  return s->local_setting;
 }
 
 mt_scope *mt_scope_ref(mt_scope *s) {
@@ -100,7 +110,7 @@ void mt_scope_unref(mt_scope *s) {
   mt_free(s->schema);
   mt_free(s->path);
   mt_free(s->role);
-  mt_free(s->set_local);
+  mt_free(s->local_path);
   mt_free(s->local_role);
   mt_free(s->setting);
   mt_free(s->setting_value);

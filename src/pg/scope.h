@@ -2,7 +2,8 @@
  * A tenant's session scope: search_path, role, schema, with the texts that
  * set it. Counted; requests and leases hold references. Built by the tenant
  * layer and read by connections, which note what they find out of the schema;
- * nothing else in it ever changes.
+ * nothing else in it ever changes, but that texts are made when they are
+ * needed.
  */
 #ifndef MT_PG_SCOPE_H
 #define MT_PG_SCOPE_H
@@ -14,19 +15,18 @@
 
 typedef struct mt_scope {
   int refs;
-  uint32_t id;      /* never reused: statement names hang on it */
-  bool fence;       /* check that the schema is there and usable */
-  bool any_oid;     /* whichever schema has the name will do */
-  bool stale;       /* the schema has gone, or another has its name */
-  uint32_t oid;     /* the schema's, once the first check has found it */
-  char *schema;     /* bare name */
-  char *path;       /* quoted search_path, ends in pg_temp */
-  char *role;       /* bare name, or "none" for the login's own */
-  char *set_local;  /* SET LOCAL search_path ... (one statement) */
-  char *local_role; /* SET LOCAL ROLE ..., NONE for the login's own */
+  uint32_t id;  /* never reused: statement names hang on it */
+  bool fence;   /* check that the schema is there and usable */
+  bool any_oid; /* whichever schema has the name will do */
+  bool stale;   /* the schema has gone, or another has its name */
+  uint32_t oid; /* the schema's, once the first check has found it */
+  char *schema; /* bare name */
+  char *path;   /* quoted search_path, ends in pg_temp */
+  char *role;   /* bare name; NULL: the login's own */
+  /* What a transaction sends, made for the first one: most tenants have none */
+  char *local_path, *local_role, *local_setting;
   /* Strategy row: a setting that row security policies read. NULL: none. */
   char *setting, *setting_value;
-  char *local_setting;   /* SET LOCAL ... */
   mt_settings *settings; /* of the route; NULL: none, nothing is sent */
   bool read_only; /* a reader's: settings say so, too. It never makes a scope
                      stale: a standby may lag behind */
@@ -44,6 +44,12 @@ bool mt_scope_set_settings(mt_scope *s, const char *const *pairs,
                            bool read_only);
 /* A scope that is the same but for its id, and only reads. */
 mt_scope *mt_scope_reader(uint32_t id, const mt_scope *of);
+/* As the scope statement has it: "none" for the login's own. */
+const char *mt_scope_role(const mt_scope *s);
+/* SET LOCAL ..., one statement each; the scope's. NULL when memory is short. */
+const char *mt_scope_local_path(mt_scope *s);
+const char *mt_scope_local_role(mt_scope *s);
+const char *mt_scope_local_setting(mt_scope *s);
 mt_scope *mt_scope_ref(mt_scope *s);
 void mt_scope_unref(mt_scope *s); /* NULL allowed */
 
