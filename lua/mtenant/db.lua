@@ -183,8 +183,9 @@ function M.class(shared)
   local mt = { __name = "mtenant.db", __index = shared,
                __tostring = to_string }
   return function(h, tenant_id, on_query)
-    return setmetatable({ _h = h, tenant_id = tenant_id,
-                          _on_query = on_query }, mt)
+    local db = { _h = h, tenant_id = tenant_id } -- of the size of two fields
+    if on_query then db._on_query = on_query end
+    return setmetatable(db, mt)
   end
 end
 

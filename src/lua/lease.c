@@ -264,7 +264,8 @@ static int begin(lua_State *L) {
   mt_lease_ud *u = check_lease(L);
   mt_free(u->begin);
   u->begin = mt_strdup(luaL_checkstring(L, 2));
-  if (!u->begin) return luaL_error(L, "not enough memory");
+  if (!u->begin || !mt_scope_make_local(u->scope))
+    return luaL_error(L, "not enough memory");
   u->in_tx = true;
   return 0;
 }

@@ -24,14 +24,14 @@ static int send_text(mt_conn *c, const char *sql) {
 }
 
 static bool send_begin(mt_conn *c, mt_req *req) {
-  mt_scope *s = req->scope;
+  const mt_scope *s = req->scope;
   c->reads = strstr(req->begin, "READ ONLY") != NULL;
   return add_step(req, MT_STEP_BEGIN, send_text(c, req->begin)) &&
          mt__settings_begin(c, req) &&
-         add_step(req, MT_STEP_PATH, send_text(c, mt_scope_local_path(s))) &&
-         add_step(req, MT_STEP_ROLE, send_text(c, mt_scope_local_role(s))) &&
-         (!s->setting || add_step(req, MT_STEP_SETTING,
-                                  send_text(c, mt_scope_local_setting(s))));
+         add_step(req, MT_STEP_PATH, send_text(c, s->local_path)) &&
+         add_step(req, MT_STEP_ROLE, send_text(c, s->local_role)) &&
+         (!s->setting ||
+          add_step(req, MT_STEP_SETTING, send_text(c, s->local_setting)));
 }
 
 /* The scope statement in its forms; a session's has no name. */

@@ -55,6 +55,11 @@ static void drop_results(mt_req *req) {
   req->nrows = 0;
 }
 
+bool mt_req_set_begin(mt_req *req, const char *text) {
+  req->begin = mt_strdup(text);
+  return req->begin && mt_scope_make_local(req->scope);
+}
+
 void mt_req_free(mt_req *req) {
   if (!req) return;
   assert(!mt_node_linked(&req->node));

@@ -61,7 +61,7 @@ typedef struct mt_req {
   bool detached;  /* nobody waits for it any more */
   bool answered;  /* the user step's CommandComplete has come */
   bool cancelled; /* a cancel was sent for it */
-  char *begin;    /* BEGIN text sent first, owned */
+  char *begin;    /* BEGIN text sent first, owned; the scope has its texts */
   mt_scope *scope;
   mt_sql *sql;
   char *text; /* instead of sql: internal text, owned */
@@ -98,6 +98,9 @@ mt_req *mt_req_new_text(unsigned flags, mt_scope *scope, const char *text);
 /* Copies n texts (NULL is SQL NULL); lens in bytes without the NUL. */
 int mt_req_set_params(mt_req *req, int n, const char *const *values,
                       const size_t *lens);
+/* BEGIN ... goes first, with the scope for the transaction. False when memory
+ * is short. */
+bool mt_req_set_begin(mt_req *req, const char *text);
 void mt_req_free(mt_req *req); /* not while WAITING or SENT; NULL allowed */
 /* Replaces what it has by err (takes the reference). */
 void mt_req_set_error(mt_req *req, mt_error *err);

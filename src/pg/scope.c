@@ -73,31 +73,30 @@ const char *mt_scope_role(const mt_scope *s) {
   return s->role ? s->role : "none";
 }
 
-const char *mt_scope_local_path(mt_scope *s) {
+static char *local_role(const mt_scope *s) {
+  char *quoted, *text;
+  /* said aloud: a function may have left a role behind */
+  if (!s->role) return mt_strdup("SET LOCAL ROLE NONE");
+  quoted = mt_quote_ident(s->role, strlen(s->role));
+  text = quoted ? mt_asprintf("SET LOCAL ROLE %s", quoted) : NULL;
+  mt_free(quoted);
+  return text;
+}
+
+static char *local_setting(const mt_scope *s) {
+  char *quoted = mt_quote_literal(s->setting_value, strlen(s->setting_value));
+  char *text =
+      quoted ? mt_asprintf("SET LOCAL %s = %s", s->setting, quoted) : NULL;
+  mt_free(quoted);
+  return text;
+}
+
+bool mt_scope_make_local(mt_scope *s) {
   if (!s->local_path)
     s->local_path = mt_asprintf("SET LOCAL search_path = %s", s->path);
-  return s->local_path;
-}
-
-const char *mt_scope_local_role(mt_scope *s) {
-  char *quoted;
-  /* said aloud: a function may have left a role behind */
-  if (!s->role) return "SET LOCAL ROLE NONE";
-  if (s->local_role) return s->local_role;
-  quoted = mt_quote_ident(s->role, strlen(s->role));
-  if (quoted) s->local_role = mt_asprintf("SET LOCAL ROLE %s", quoted);
-  mt_free(quoted);
-  return s->local_role;
-}
-
-const char *mt_scope_local_setting(mt_scope *s) {
-  char *quoted;
-  if (s->local_setting) return s->local_setting;
-  quoted = mt_quote_literal(s->setting_value, strlen(s->setting_value));
-  if (quoted)
-    s->local_setting = mt_asprintf("SET LOCAL %s = %s", s->setting, quoted);
-  mt_free(quoted);
-  return s->local_setting;
+  if (!s->local_role) s->local_role = local_role(s);
+  if (s->setting && !s->local_setting) s->local_setting = local_setting(s);
+  return s->local_path && s->local_role && (!s->setting || s->local_setting);
 }
 
 mt_scope *mt_scope_ref(mt_scope *s) {

@@ -23,7 +23,8 @@ typedef struct mt_scope {
   char *schema; /* bare name */
   char *path;   /* quoted search_path, ends in pg_temp */
   char *role;   /* bare name; NULL: the login's own */
-  /* What a transaction sends, made for the first one: most tenants have none */
+  /* SET LOCAL ..., one statement each; NULL until mt_scope_make_local, for most
+   * tenants have no transaction */
   char *local_path, *local_role, *local_setting;
   /* Strategy row: a setting that row security policies read. NULL: none. */
   char *setting, *setting_value;
@@ -46,10 +47,9 @@ bool mt_scope_set_settings(mt_scope *s, const char *const *pairs,
 mt_scope *mt_scope_reader(uint32_t id, const mt_scope *of);
 /* As the scope statement has it: "none" for the login's own. */
 const char *mt_scope_role(const mt_scope *s);
-/* SET LOCAL ..., one statement each; the scope's. NULL when memory is short. */
-const char *mt_scope_local_path(mt_scope *s);
-const char *mt_scope_local_role(mt_scope *s);
-const char *mt_scope_local_setting(mt_scope *s);
+/* Makes what a transaction sends, unless it is there. False when memory is
+ * short. */
+bool mt_scope_make_local(mt_scope *s);
 mt_scope *mt_scope_ref(mt_scope *s);
 void mt_scope_unref(mt_scope *s); /* NULL allowed */
 

@@ -15,14 +15,14 @@ struct mt_attempts {
   double started_at, delay_ms;
   mt_timer timer;     /* of the delay; while a ping is in flight, how long its
                          answer may take */
-  mt_sleeper sleeper; /* in a delay while the server does not answer */
-  mt_node turn;       /* in manager->attempts: its next attempt is due */
+  mt_sleeper sleeper; /* in a delay while the server does not answer; its
+                         node is in manager->attempts when that is over */
   mt_req *ping;       /* in flight */
 };
 
 struct mt_flight {
-  mt_node node;
-  mt_defer answer; /* for waiters that are answered without a flight */
+  mt_defer answer; /* for waiters that are answered without a flight; else its
+                      node is in the flight's waiters */
   mt_tenant *tenant;
   mt_connect_fn done;
   void *data;
@@ -61,12 +61,11 @@ static void end(mt_attempts *f, const mt_error *err) {
   mt_list_take(&waiters, &f->waiters);
   mt_timer_del(&f->timer);
   mt_sleeper_forget(&f->sleeper);
-  mt_node_unlink(&f->turn);
   if (f->ping) f->ping->data = NULL; /* its answer finds nobody */
   t->flight = NULL;
   mt_free(f);
   while ((n = mt_list_pop(&waiters)))
-    answer(mt_container(n, mt_flight, node), err, attempts, total);
+    answer(mt_container(n, mt_flight, answer.node), err, attempts, total);
   mt__tenant_check(t);
 }
 
@@ -110,7 +109,7 @@ static void gave_up(mt_attempts *f, const mt_error *err) {
 
 static bool attempt_one(void *manager) {
   mt_node *n = mt_list_pop(&((mt_manager *)manager)->attempts);
-  if (n) attempt(mt_container(n, mt_attempts, turn));
+  if (n) attempt(mt_container(n, mt_attempts, sleeper.node));
   return n != NULL;
 }
 
@@ -124,7 +123,8 @@ void mt__flights_start(mt_defer *d) {
 
 static void take_turn(mt_attempts *f) {
   mt_manager *m = f->tenant->manager;
-  if (!mt_node_linked(&f->turn)) mt_list_push(&m->attempts, &f->turn);
+  mt_node *turn = &f->sleeper.node;
+  if (!mt_node_linked(turn)) mt_list_push(&m->attempts, turn);
   mt_defer_add(m->reactor, &m->starter, MT_DEFER_DELIVER);
 }
 
@@ -255,7 +255,7 @@ static void ping(mt_attempts *f) {
 }
 
 static bool under_way(const mt_attempts *f) {
-  return f->ping || f->timer.active || mt_node_linked(&f->turn);
+  return f->ping || f->timer.active || mt_node_linked(&f->sleeper.node);
 }
 
 void mt__flight_resumed(mt_attempts *f) {
@@ -316,7 +316,7 @@ int mt_tenant_connect(mt_tenant *t, mt_connect_fn done, void *data,
   w->data = data;
   w->answer.cb = on_answer;
   if (t->flight)
-    mt_list_push(&t->flight->waiters, &w->node);
+    mt_list_push(&t->flight->waiters, &w->answer.node);
   else
     mt_defer_add(t->manager->reactor, &w->answer, MT_DEFER_DELIVER);
   if (out) *out = w;
@@ -327,7 +327,7 @@ void mt_flight_cancel(mt_flight *w) {
   mt_attempts *f = w->tenant->flight;
   mt_error *err;
   w->cancelled = true;
-  mt_node_unlink(&w->node);
+  mt_node_unlink(&w->answer.node);
   mt_defer_add(w->tenant->manager->reactor, &w->answer, MT_DEFER_DELIVER);
   if (!f || f->waiters.len > 0) return;
   err = mt_error_new(MT_E_CANCELLED, "nobody waits any more");

@@ -168,10 +168,7 @@ static mt_error *refusal(const mt_tx *tx, const mt_sql_info *info) {
  * it still is the same schema in front of the others. A query, which they are,
  * would forbid SET TRANSACTION. */
 static bool add_prelude(mt_tx *tx, mt_req *req, const mt_sql_info *info) {
-  if (tx->begin[0]) {
-    req->begin = mt_strdup(tx->begin);
-    if (!req->begin) return false;
-  }
+  if (tx->begin[0] && !mt_req_set_begin(req, tx->begin)) return false;
   req->flags |= MT_REQ_IN_TX;
   if (!info->set_transaction)
     req->flags |= tx->fence ? MT_REQ_FENCE : MT_REQ_SAME;

@@ -282,7 +282,7 @@ static void transaction_is_lost_for_certain_until_its_commit(void **state) {
   req = mt_req_new_text(MT_REQ_IN_TX, f.a,
                         "WITH w AS (INSERT INTO items VALUES (2)) "
                         "SELECT pg_sleep(60)");
-  req->begin = mt_strdup("BEGIN");
+  assert_true(mt_req_set_begin(req, "BEGIN"));
   mt_client_submit(&f.c, &first, req);
   mt_client_send(&f.c, &commit, MT_REQ_IN_TX | MT_REQ_COMMIT, NULL, "COMMIT");
   MT_RUN_UNTIL(f.r, mt_observer_running(&eye, "pg_sleep") == 1);

@@ -335,7 +335,7 @@ static void unsent_request_can_be_taken_back(void **state) {
 static void in_transaction(fixture *f, mt_answer *a, unsigned flags,
                            const char *first, const char *sql) {
   mt_req *req = mt_req_new_text(flags | MT_REQ_IN_TX, f->a, sql);
-  req->begin = mt_strdup(first);
+  assert_true(!first || mt_req_set_begin(req, first));
   mt_client_submit(&f->c, a, req);
   MT_RUN_UNTIL(f->r, a->done);
 }

@@ -129,7 +129,7 @@ static void run_on_lease(life *w, unsigned flags, const char *first,
   mt_error *err = NULL;
   int rc;
   if (!req) return;
-  if (first && !(req->begin = mt_strdup(first))) {
+  if (first && !mt_req_set_begin(req, first)) {
     mt_req_free(req);
     return;
   }

@@ -10,6 +10,7 @@ static mt_scope *scope(const char *schema, const char *const *path,
                        const char *role) {
   mt_scope *s = mt_scope_new(1, schema, path, role, true);
   assert_non_null(s);
+  assert_true(mt_scope_make_local(s));
   return s;
 }
 
@@ -17,7 +18,7 @@ static void path_has_the_tenant_first_and_pg_temp_last(void **state) {
   mt_scope *s = scope("t_a", usual, NULL);
   (void)state;
   assert_string_equal(s->path, "\"t_a\",\"public\",pg_temp");
-  assert_string_equal(mt_scope_local_path(s),
+  assert_string_equal(s->local_path,
                       "SET LOCAL search_path = \"t_a\",\"public\",pg_temp");
   assert_string_equal(s->schema, "t_a");
   mt_scope_unref(s);
@@ -30,7 +31,7 @@ static void names_are_quoted(void **state) {
                       "\"a\"\"; drop schema b; --\",\"public\",pg_temp");
   assert_string_equal(s->schema, "a\"; drop schema b; --");
   assert_string_equal(s->role, "r\"x"); /* a parameter: bare */
-  assert_string_equal(mt_scope_local_role(s), "SET LOCAL ROLE \"r\"\"x\"");
+  assert_string_equal(s->local_role, "SET LOCAL ROLE \"r\"\"x\"");
   mt_scope_unref(s);
 }
 
@@ -69,7 +70,7 @@ static void without_a_role_it_says_none(void **state) {
   mt_scope *s = scope("a", usual, NULL);
   (void)state;
   assert_string_equal(mt_scope_role(s), "none");
-  assert_string_equal(mt_scope_local_role(s), "SET LOCAL ROLE NONE");
+  assert_string_equal(s->local_role, "SET LOCAL ROLE NONE");
   mt_scope_unref(s);
 }
 
@@ -77,7 +78,7 @@ static void with_a_role_it_says_the_role(void **state) {
   mt_scope *s = scope("a", usual, "t_reader");
   (void)state;
   assert_string_equal(s->role, "t_reader");
-  assert_string_equal(mt_scope_local_role(s), "SET LOCAL ROLE \"t_reader\"");
+  assert_string_equal(s->local_role, "SET LOCAL ROLE \"t_reader\"");
   mt_scope_unref(s);
 }
 
@@ -110,9 +111,10 @@ static void a_setting_is_quoted(void **state) {
     mt_scope *s = scope("a", usual, NULL);
     assert_null(s->setting);
     assert_true(mt_scope_set_setting(s, "app.tenant_id", cases[i].value));
+    assert_true(mt_scope_make_local(s));
     assert_string_equal(s->setting, "app.tenant_id");
     assert_string_equal(s->setting_value, cases[i].value);
-    assert_string_equal(mt_scope_local_setting(s), cases[i].text);
+    assert_string_equal(s->local_setting, cases[i].text);
     mt_scope_unref(s);
   }
 }
@@ -225,13 +227,14 @@ static void a_readers_scope_is_its_tenants(void **state) {
   r = mt_scope_reader(2, s);
   mt_scope_unref(s);
   assert_non_null(r);
+  assert_true(mt_scope_make_local(r));
   assert_int_equal(r->id, 2);
   assert_int_equal(r->oid, 77);
   assert_true(r->read_only && r->fence);
   assert_string_equal(r->path, "\"t_a\",\"public\",pg_temp");
-  assert_string_equal(mt_scope_local_path(r),
+  assert_string_equal(r->local_path,
                       "SET LOCAL search_path = \"t_a\",\"public\",pg_temp");
-  assert_string_equal(mt_scope_local_role(r), "SET LOCAL ROLE \"r\"");
+  assert_string_equal(r->local_role, "SET LOCAL ROLE \"r\"");
   assert_string_equal(r->setting_value, "a");
   assert_int_equal(r->settings->n, 2);
   mt_scope_unref(r);
