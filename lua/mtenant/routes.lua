@@ -10,7 +10,8 @@ local M = {}
 
 
 --- Hands the answer of a resolver to the core, and keeps the route if that has
---- taken it.
+--- taken it. What templates alone say can be had again: it need not take memory
+--- for each tenant.
 ---@param manager mtenant.TenantManager
 ---@param token userdata
 ---@param route table|nil
@@ -18,6 +19,10 @@ local M = {}
 function M.answer(manager, id, token, route, err)
   local routes = manager._routes
   local before = routes[id]
+  if not routing.may_wait(manager._config) then
+    manager._core:resolved(token, route, err)
+    return
+  end
   if route then routes[id] = route end -- hooks may ask for it at once
   if manager._core:resolved(token, route, err) or not route then return end
   routes[id] = before
@@ -33,7 +38,9 @@ end
 --- The route of the entry that is there, as routing.resolve has made it.
 ---@return table|nil
 function M.current(manager, id)
-  return manager._core:schema(id) and manager._routes[id]
+  if not manager._core:schema(id) then return nil end
+  if routing.may_wait(manager._config) then return manager._routes[id] end
+  return (routing.resolve(manager._config, id, manager._ctx))
 end
 
 
