@@ -363,6 +363,10 @@ end
 local function fill(self, data, has)
   for name in pairs(has) do self[name] = BOUND[name](self) end
   for key, value in pairs(data) do
+    if BOUND[key] then
+      return policy_error(self, "%s must be a function, got %s", key,
+                          type(value))
+    end
     if not DATA[key] then
       return policy_error(self, "%s is not a field of a policy", tostring(key))
     end
