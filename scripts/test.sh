@@ -273,7 +273,8 @@ run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
   entries isolation schemas context luajit errors retry config schema testing
-  readers route_settings route_fields route_moves)
+    readers route_settings route_fields route_moves crypto identify
+  identify_jwt sandbox sandbox_escapes sandbox_limits sandbox_patterns)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \
