@@ -65,12 +65,12 @@ struct mt_tenant {
   mt_scope *kept_scope; /* ours, until the new route is there */
   mt_pool_entry *kept_entry;
   mt_defer freeing;
-  char *owner_key;   /* endpoint and schema, in manager->owners */
-  double written_at; /* it may have written until then: since it is READY, and
-                        by entries of the same id that have drained */
-  mt_list readers;   /* entries of its replicas, while it is registered */
-  mt_tenant *of;     /* a reader's: whose it is, a reference */
-  char *reader_url;  /* a reader's: where it reads; "": where its tenant is */
+  char *owner_key;  /* endpoint and schema, in manager->owners */
+  uint64_t written; /* it may have written until that tick: when it became
+                       READY, and by entries of its id that have drained */
+  mt_list readers;  /* entries of its replicas, while it is registered */
+  mt_tenant *of;    /* a reader's: whose it is, a reference */
+  char *reader_url; /* a reader's: where it reads; "": where its tenant is */
   char id[];
 };
 
@@ -118,9 +118,9 @@ bool mt_tenant_is_routed(const mt_tenant *t);
  */
 int mt_tenant_reader(mt_tenant *t, const char *url, mt_tenant **out,
                      mt_error **err);
-/* Until when something of the tenant's may have written, on the reactor's
- * clock; what reads does not count. */
-double mt_tenant_written_at(const mt_tenant *t);
+/* The tick of the reactor until which something of the tenant's may have
+ * written; its readers do not. */
+uint64_t mt_tenant_written(const mt_tenant *t);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
 /* expiry.c: for a host that keeps routes for some time, see mt_route_options.
  * The tenant's route is still (or now) the one of that tag, for so long. False:
@@ -133,6 +133,8 @@ void mt_manager_outdate(mt_manager *m);
  * tells; NULL: nothing. */
 mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route,
                            const mt_route_options *options);
+/* What is wrong with its url, as an error of the route; takes err. */
+mt_error *mt_route_url_error(const char *id, mt_error *err);
 /* As mt_manager_resolved_with. True: somebody still asked, and it was taken. */
 bool mt_manager_answer(mt_manager *m, uint64_t token, const mt_route *route,
                        const mt_route_options *options, const mt_error *err);

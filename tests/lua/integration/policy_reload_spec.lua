@@ -417,7 +417,6 @@ describe("a swap under 10,000 tenants", function()
     end
     local heart
     local function worst_while(fn)
-      collectgarbage()
       heart = heart or mtenant.spawn(beat)
       mtenant.sleep(5)
       worst = 0
