@@ -309,6 +309,31 @@ describe("a manager's routes", function()
     assert.equal("globex", schema_of(manager, "acme"))
   end))
 
+  it("lead readers, too", on_clock(function()
+    local schema = "t_acme"
+    local manager = env.manager {
+      servers = { one = env.server().url, two = env.server().url },
+      resolve = function()
+        return { server = "one", read = { "two" }, schema = schema }
+      end,
+      routing = { ttl_ms = 1000, stale_while_revalidate_ms = 0 },
+    }
+    local db = manager:get_db("acme")
+    local function read()
+      return env.must(db:reader({ max_lag_ms = 60000 }):value(WHERE))
+    end
+    assert.equal("acme", read())
+    mtenant.sleep(2000)
+    assert.equal("acme", read())
+    schema = "t_globex"
+    assert.equal("acme", read())
+    manager:invalidate_all()
+    assert.equal("globex", read())
+    schema = "t_acme"
+    mtenant.sleep(2000)
+    assert.equal("acme", read())
+  end))
+
   it("without routing are kept until the entry goes", on_clock(function()
     local policy = new_policy()
     local manager = env.manager { resolve = policy.resolve,
