@@ -13,7 +13,6 @@ local errors = require "mtenant.errors"
 local health = require "mtenant.health"
 local named_servers = require "mtenant.named_servers"
 local policy_control = require "mtenant.policy_control"
-local router = require "mtenant.router"
 local routes = require "mtenant.routes"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
@@ -399,6 +398,13 @@ local function new_migrator(cfg)
 end
 
 
+-- Only for who has a policy: it needs libcrypto.
+local function new_router(self, handle)
+  if not self._config.routing then return nil end
+  return require("mtenant.router").new(self, handle)
+end
+
+
 local M = {}
 
 
@@ -437,7 +443,7 @@ function M.create(cfg)
       if key == "shared" then return self:get_shared_db() end
     end,
   })
-  self._router, err = router.new(self, handle)
+  self._router, err = new_router(self, handle)
   if err then return nil, err end
   live[self] = true
   return self

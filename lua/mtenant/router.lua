@@ -372,13 +372,11 @@ end
 local M = {}
 
 
---- The router of a manager that is being made; nil where its configuration
--- wants none.
+--- The router of a manager that is being made.
 ---@return table|nil router
 ---@return mtenant.error|nil err
 function M.new(manager, handle)
   local cfg = manager._config
-  if not cfg.routing then return nil end
   local policy, err = load_policy(cfg)
   if not policy then return nil, err end
   local options = { now_ms = core.now_ms }

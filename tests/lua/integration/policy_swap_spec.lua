@@ -165,7 +165,7 @@ describe("reloading under load", function()
         assert.equal("policy", err.code)
         assert.equal(before, version)
       end
-      mtenant.sleep(math.random(0, 8))
+      mtenant.sleep(math.random(4) == 1 and 40 or math.random(0, 5))
       for _, t in ipairs(tasks) do if t.done then t:await() end end
     end
     over = true
@@ -178,7 +178,7 @@ describe("reloading under load", function()
     assert.equal(tostring(version), status.label)
     assert.equal(good, status.reloads)
     assert.equal(bad, status.failed_reloads)
-    assert.is_true(queries > RELOADS and sharp > queries / 10)
+    assert.is_true(queries > RELOADS and sharp > RELOADS / 10)
     assert.equal(0, status.cache.errors)
     manager:dispose()
   end, 300000))
