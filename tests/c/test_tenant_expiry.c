@@ -95,8 +95,7 @@ static void stale_is_told_once(void **state) {
   expect(&h, t, "t_a");
   mt_test_run_for(h.r, 40);
   expect(&h, t, "t_a");
-  assert_string_equal(h.events,
-                      "pool_created a;route_stale a;route_stale a;");
+  assert_string_equal(h.events, "pool_created a;route_stale a;route_stale a;");
   mt_tenant_unref(t);
   end(&h);
 }

@@ -356,7 +356,7 @@ describe("a policy's invalidations", function()
   end)
 
   it("of a file end with it, though they never look", env.in_task(function()
-    local path = os.tmpname()
+    path = os.tmpname()
     local file = assert(io.open(path, "w"))
     file:write([[return {
       resolve = function() return { schema = "t_acme" } end,
