@@ -14,7 +14,10 @@ local function new_policy()
   local policy = { schemas = { acme = "acme", globex = "globex" }, asked = 0 }
   function policy.resolve(id, ctx)
     policy.asked = policy.asked + 1
-    if policy.delay_ms then ctx.sleep(policy.delay_ms) end
+    if policy.delay_ms then
+      local ok, err = ctx.sleep(policy.delay_ms)
+      if not ok then return nil, err end
+    end
     if policy.broken then error("the policy is broken") end
     local schema = policy.schemas[id]
     if not schema then return nil, "nobody knows " .. id end
@@ -134,6 +137,23 @@ describe("a manager's routes", function()
       return true
     end)
     assert.equal(7, most)
+  end))
+
+  it("are not waited for for ever", on_clock(function(clock)
+    local policy = new_policy()
+    local manager = manager_of(policy, { timeout_ms = 2000, ttl_ms = 1000,
+                                         max_concurrent = 1,
+                                         stale_while_revalidate_ms = 0 })
+    assert.equal("acme", schema_of(manager, "acme"))
+    mtenant.sleep(5000)
+    policy.delay_ms = 3600000
+    -- who has a good route keeps it, and the others are not held up
+    local before = clock:now()
+    assert.equal("acme", schema_of(manager, "acme"))
+    local waited = clock:now() - before
+    assert.is_true(waited >= 2000 and waited <= 2600, waited .. " ms")
+    policy.delay_ms = nil
+    assert.equal("globex", schema_of(manager, "globex"))
   end))
 
   it("that do not exist are remembered, for a shorter time", on_clock(function()
