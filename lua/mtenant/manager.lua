@@ -13,6 +13,7 @@ local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
 local named_servers = require "mtenant.named_servers"
+local policy_control = require "mtenant.policy_control"
 local routes = require "mtenant.routes"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
@@ -51,11 +52,15 @@ end
 
 
 local function on_event(self, ev)
+  if ev.kind == "route_stale" then return self._router:stale(ev.tenant_id) end
   if ev.kind == "pool_evicted" then routes.forget(self, ev.tenant_id) end
   self._debug:event(ev)
   if ev.kind == "pool_created" then
     call_hook(self, "on_pool_created", ev.tenant_id)
   elseif ev.kind == "pool_evicted" then
+    if self._router and ev.reason == "schema_changed" then
+      self._router:outdate(ev.tenant_id)
+    end
     call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
   elseif ev.kind == "pool_error" then
     call_hook(self, "on_error", ev.tenant_id, ev.error)
@@ -108,7 +113,7 @@ end
 
 -- Tells when a tenant's strategy is another than it was; remembers it only for
 -- somebody who wants to know.
-local function note_strategy(self, id, strategy)
+function methods:_note_strategy(id, strategy)
   if not self._config.hooks.on_promotion then return end
   local before = self._strategies[id]
   self._strategies[id] = strategy
@@ -119,7 +124,7 @@ end
 
 
 -- Brings the tenant up to date before anybody gets to it.
-local function migrated(self, id, route)
+function methods:_migrated(id, route)
   if not self._migrator or route.strategy == "row" then return route end
   local ran, ok, err = pcall(self._migrator.ensure_tenant, self._migrator, id,
                              route)
@@ -130,6 +135,7 @@ end
 
 
 local function on_resolve(self, id, token)
+  if self._router then return self._router:resolve(id, token) end
   if not self._migrator and not routing.may_wait(self._config) then
     routes.answer(self, id, token,
                   routing.resolve(self._config, id, self._ctx))
@@ -138,8 +144,8 @@ local function on_resolve(self, id, token)
   task.spawn(function()
     local route, err = routing.resolve(self._config, id, self._ctx)
     if route then
-      note_strategy(self, id, route.strategy)
-      route, err = migrated(self, id, route)
+      self:_note_strategy(id, route.strategy)
+      route, err = self:_migrated(id, route)
     end
     routes.answer(self, id, token, route, err)
   end)
@@ -339,6 +345,7 @@ end
 ---@return boolean  whether there was one
 function methods:invalidate(id)
   if self._migrator then self._migrator:forget_tenant(id) end
+  if self._router and type(id) == "string" then self._router:outdate(id) end
   return self:evict_pool(id)
 end
 
@@ -349,6 +356,7 @@ routes.install(methods, disposed)
 control.install(methods, disposed)
 health.install(methods, disposed)
 warmup.install(methods, disposed)
+policy_control.install(methods, disposed)
 
 
 --- What the pools have done so far. For now for people and tests; the shape
@@ -371,6 +379,7 @@ function methods:dispose(timeout_ms)
     errors.misuse(2, "dispose: timeout_ms must be a number")
   end
   self._over = true
+  if self._router then self._router:stop() end
   self._recent = {}
   live[self] = nil
   local slot = self._core:dispose(timeout_ms)
@@ -392,6 +401,13 @@ local function new_migrator(cfg)
   local opts = cfg.migrations
   if not opts or opts.migrate ~= "on_connect" then return nil end
   return require("mtenant.migrator").create(cfg, opts)
+end
+
+
+-- Only for who has a policy: it needs libcrypto.
+local function new_router(self, handle)
+  if not self._config.routing then return nil end
+  return require("mtenant.router").new(self, handle)
 end
 
 
@@ -433,6 +449,8 @@ function M.create(cfg)
       if key == "shared" then return self:get_shared_db() end
     end,
   })
+  self._router, err = new_router(self, handle)
+  if err then return nil, err end
   live[self] = true
   return self
 end
@@ -446,6 +464,19 @@ function M.swap(other)
   local aside = live
   live = other or setmetatable({}, { __mode = "k" })
   return aside
+end
+
+
+--- Loads the policy of every manager again that has one from a file. Each goes
+-- by itself, and says of itself how it went.
+---@param reason string
+function M.reload_all(reason)
+  for manager in pairs(live) do
+    if manager._router and type(manager._config.policy) == "string" then
+      local reloading = manager._router.reloading
+      task.spawn(reloading.reload, reloading, reason).observed = true
+    end
+  end
 end
 
 

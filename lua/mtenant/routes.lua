@@ -16,7 +16,8 @@ local M = {}
 ---@param token userdata
 ---@param route table|nil
 ---@param err? mtenant.error
-function M.answer(manager, id, token, route, err)
+---@param ... any  tag, fresh_ms, stale_ms of a route that may change
+function M.answer(manager, id, token, route, err, ...)
   local routes = manager._routes
   local before = routes[id]
   if not routing.may_wait(manager._config) then
@@ -24,8 +25,9 @@ function M.answer(manager, id, token, route, err)
     return
   end
   if route then routes[id] = route end -- hooks may ask for it at once
-  if manager._core:resolved(token, route, err) or not route then return end
-  routes[id] = before
+  local taken = manager._core:resolved(token, route, err, ...)
+  -- the entry before may have been told of only now that the answer is there
+  if route then routes[id] = taken and route or before end
 end
 
 

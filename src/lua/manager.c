@@ -179,6 +179,22 @@ static int shared(lua_State *L) {
   return 1;
 }
 
+/* renew(id, tag, fresh_ms, stale_ms) -> is that still its route? */
+static int renew(lua_State *L) {
+  mt_manager_ud *u = mt_lua_check_manager(L);
+  const char *id = luaL_checkstring(L, 2);
+  uint64_t tag = (uint64_t)luaL_checknumber(L, 3);
+  lua_pushboolean(L, mt_manager_renew(u->m, id, tag, luaL_checknumber(L, 4),
+                                      luaL_checknumber(L, 5)));
+  return 1;
+}
+
+/* outdate(): every route is asked for before it is used again */
+static int outdate(lua_State *L) {
+  mt_manager_outdate(mt_lua_check_manager(L)->m);
+  return 0;
+}
+
 static int has(lua_State *L) {
   lua_pushboolean(L, mt_manager_find(mt_lua_check_manager(L)->m,
                                      luaL_checkstring(L, 2)) != NULL);
@@ -373,6 +389,8 @@ void mt_lua_manager_register(lua_State *L) {
       {"tenant", tenant},
       {"shared", shared},
       {"resolved", mt_lua_resolved},
+      {"renew", renew},
+      {"outdate", outdate},
       {"has", has},
       {"count", count},
       {"ids", ids},

@@ -141,6 +141,7 @@ struct mt_rt {
 #define MT_LUA_LAZY MT_LUA_NAME("lazy")
 #define MT_LUA_LAZY_ROW MT_LUA_NAME("lazy_row")
 #define MT_LUA_WATCH MT_LUA_NAME("watch")
+#define MT_LUA_FOLDER MT_LUA_NAME("folder")
 #define MT_LUA_SANDBOX MT_LUA_NAME("sandbox")
 
 /* module.c */
@@ -243,6 +244,9 @@ void mt_lua_lease_register(lua_State *L);
 void mt_lua_push_lease(lua_State *L, mt_rt *rt, mt_op *op);
 void mt_lua_watch_register(lua_State *L);
 int mt_lua_watch_fd(lua_State *L);
+/* folder.c */
+void mt_lua_folder_register(lua_State *L);
+int mt_lua_watch_folder(lua_State *L);
 void mt_lua_sandbox_register(lua_State *L);
 int mt_lua_sandbox_new(lua_State *L);
 

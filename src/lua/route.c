@@ -120,7 +120,9 @@ int mt_lua_check_route(lua_State *L) {
   return 1;
 }
 
-/* ... -> was it asked for still, and taken? */
+/* resolved(token, route, nil, tag, fresh_ms, stale_ms), the last three only for
+ * a route that may change; or resolved(token, nil, err)
+ *   -> was it asked for still, and taken? */
 int mt_lua_resolved(lua_State *L) {
   mt_manager_ud *u = mt_lua_check_manager(L);
   uint64_t token = (uint64_t)(uintptr_t)lua_touserdata(L, 2);
@@ -129,6 +131,9 @@ int mt_lua_resolved(lua_State *L) {
   if (lua_istable(L, 3)) {
     lua_route r;
     read_route(L, 3, &r);
+    r.options.tag = (uint64_t)luaL_optnumber(L, 5, 0);
+    r.options.fresh_ms = luaL_optnumber(L, 6, 0);
+    r.options.stale_ms = luaL_optnumber(L, 7, 0);
     lua_pushboolean(L,
                     mt_manager_answer(u->m, token, &r.route, &r.options, NULL));
     return 1;

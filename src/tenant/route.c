@@ -56,6 +56,7 @@ bool mt_manager_answer(mt_manager *m, uint64_t token, const mt_route *route,
     apply(t, route, options);
     return t->state == MT_TENANT_READY;
   }
+  mt__route_forget_former(t, "error");
   t->state = MT_TENANT_NEW;
   none = err ? mt_error_ref(err)
              : mt_error_new(MT_E_TENANT_NOT_FOUND, "no route for tenant \"%s\"",
@@ -290,7 +291,8 @@ static mt_error *build(mt_tenant *t, const mt_route *route,
                        const mt_route_options *o, mt_endpoint *ep) {
   mt_manager *m = t->manager;
   mt_error *err = NULL;
-  t->scope = scope_for(t, route, o);
+  t->scope = mt__route_keep(t, o ? o->tag : 0);
+  if (!t->scope) t->scope = scope_for(t, route, o);
   if (t->scope) err = mt__route_own(t, ep, t->scope);
   if (t->scope && !err &&
       mt__pools_get(m, ep, t->shared ? NULL : t->id,
@@ -360,12 +362,16 @@ static void apply(mt_tenant *t, const mt_route *route,
   mt_endpoint_unref(ep);
   if (err) {
     t->state = MT_TENANT_NEW;
+    mt__route_forget_former(t, "error");
   } else {
+    bool kept = t->kept && t->scope == t->kept_scope;
     t->state = MT_TENANT_READY;
-    t->verified = 0;
+    t->verified = kept ? t->kept_verified : 0;
     t->written = mt_reactor_tick(t->manager->reactor);
     mt__route_share(t, o ? o->pool_max : 0, o ? o->max_waiting : 0);
-    created(t);
+    mt__route_limit(t, o);
+    mt__route_forget_former(t, kept ? NULL : "route_changed");
+    if (!kept) created(t);
   }
   mt__tenant_routed(t, err);
   mt_error_unref(err);
@@ -373,6 +379,7 @@ static void apply(mt_tenant *t, const mt_route *route,
 
 void mt__route_drop(mt_tenant *t) {
   mt__route_forget_question(t);
+  mt__route_forget_former(t, "error");
   if (t->state != MT_TENANT_READY) return;
   mt_share_fini(&t->share);
   disown(t);

@@ -55,6 +55,15 @@ struct mt_tenant {
   mt_attempts *flight;
   double last_used;
   uint64_t verified; /* pool generation of the last ping, 0 never */
+  /* How long its route holds, see expiry.c. READY only. */
+  uint64_t tag; /* which route of the host's it is, 0 unknown */
+  double fresh_until, stale_until;
+  uint32_t epoch;   /* manager->epoch when the route came */
+  bool kept;        /* the rest: of the entry whose place it takes */
+  mt_node expiring; /* in manager->expiring: the host will be told */
+  uint64_t kept_tag, kept_verified;
+  mt_scope *kept_scope; /* ours, until the new route is there */
+  mt_pool_entry *kept_entry;
   mt_defer freeing;
   char *owner_key;  /* endpoint and schema, in manager->owners */
   uint64_t written; /* it may have written until that tick: when it became
@@ -77,11 +86,11 @@ typedef struct mt_acquire {
   void *data;
 } mt_acquire;
 
-/* The entry that is in the registry under t's id now, made if need be; or
- * NULL with *err set. */
+/* The entry that is in the registry under t's id now, made if need be, also
+ * where the route of the one before is outdated; or NULL with *err set. */
 mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err);
 /* Routes first where needed, then as mt_share_submit. `req->scope` is set
- * here. */
+ * here. How long the route holds is not looked at: mt_tenant_live does that. */
 int mt_tenant_submit(mt_tenant *t, mt_req *req, mt_error **err);
 /* As mt_share_cancel and mt_share_take_back, for requests that still wait for
  * the route too. `t` is the live entry that took it. */
