@@ -11,6 +11,7 @@ local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
+local listen = require "mtenant.listen"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
 local task = require "mtenant.task"
@@ -52,6 +53,7 @@ local function on_event(self, ev)
   if ev.kind == "pool_created" then
     call_hook(self, "on_pool_created", ev.tenant_id)
   elseif ev.kind == "pool_evicted" then
+    listen.evicted(self, ev.tenant_id, ev.reason)
     call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
   elseif ev.kind == "pool_error" then
     call_hook(self, "on_error", ev.tenant_id, ev.error)
