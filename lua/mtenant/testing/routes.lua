@@ -4,6 +4,7 @@
 local clock = require "mtenant.testing.clock"
 local config = require "mtenant.config"
 local core = require "mtenant.core"
+local crypto = require "mtenant.crypto"
 local errors = require "mtenant.errors"
 local routing = require "mtenant.routing"
 local schema = require "mtenant.schema"
@@ -104,14 +105,77 @@ function methods:value(sql, ...)
 end
 
 
---- A stand-in for ctx.shared, with query, one and value.
+-- ---- what is listened to ----------------------------------------------------------
+
+-- called when a handle is closed, which may be in the midst of a call to others
+local function without(list, handle)
+  local out = {}
+  for _, other in ipairs(list) do
+    if other ~= handle then out[#out + 1] = other end
+  end
+  return out
+end
+
+
+--- As db:listen; what is told comes from notify and lose.
+function methods:listen(channel, fn)
+  local handle = { channel = channel, closed = false, fn = fn }
+  local handles = self._handles
+  handles.list[#handles.list + 1] = handle
+  function handle.close()
+    handle.closed = true
+    handles.list = without(handles.list, handle)
+  end
+  return handle
+end
+
+
+local function tell(self, channel, ...)
+  for _, handle in ipairs(without(self._handles.list)) do
+    if not handle.closed and (not channel or handle.channel == channel) then
+      handle.fn(...)
+    end
+  end
+end
+
+
+--- Tells who listens to a channel, before it returns.
+---@param channel string
+---@param payload? string
+---@return boolean
+function methods:notify(channel, payload)
+  tell(self, channel, payload or "")
+  return true
+end
+
+
+--- Tells all who listen that some notifications may have been lost.
+function methods:lose()
+  tell(self, nil, nil, "reconnected")
+end
+
+
+--- How many listen.
+---@return integer
+function methods:listeners()
+  return #self._handles.list
+end
+
+
+local function new_shared(script)
+  return setmetatable({ calls = {}, _script = script,
+                        _handles = { list = {} } }, mt)
+end
+
+
+--- A stand-in for ctx.shared, with query, one, value, listen and notify.
 ---@param script table|function  statement to answer: rows, one value, an error
 --  object, or function(...) of the parameters; or function(sql, ...) for all
 ---@return mtenant.testing.Shared
 function M.shared(script)
   if getmetatable(script) == mt then return script end
   if schema.is_callable(script) then
-    return setmetatable({ calls = {}, _script = script }, mt)
+    return new_shared(script)
   end
   if type(script) ~= "table" then
     misuse(2, "testing.shared: the script must be a table or a function, "
@@ -125,7 +189,7 @@ function M.shared(script)
     end
     by_text[folded(sql)] = answer
   end
-  return setmetatable({ calls = {}, _script = by_text }, mt)
+  return new_shared(by_text)
 end
 
 
@@ -136,8 +200,13 @@ local function nowhere()
 end
 
 
-local function context(given)
-  local ctx = { sleep = task.sleep, now_ms = core.now_ms }
+local function nothing() end
+
+
+-- as a manager's, but that nothing is noted unless somebody gives a note
+local function context(given, id)
+  local ctx = { sleep = task.sleep, now_ms = core.now_ms, tenant_id = id,
+                hash = crypto.unit, servers = {}, note = nothing, log = nothing }
   for key, value in pairs(given or {}) do ctx[key] = value end
   if ctx.shared == nil then
     ctx.shared = M.shared({})
@@ -186,8 +255,8 @@ function M.resolve(policy, id, ctx)
   if ctx ~= nil and type(ctx) ~= "table" then
     misuse(2, "testing.resolve: ctx must be a table, got %s", type(ctx))
   end
-  if task.current() then return resolve(cfg, id, context(ctx)) end
-  return task.run(resolve, cfg, id, context(ctx))
+  if task.current() then return resolve(cfg, id, context(ctx, id)) end
+  return task.run(resolve, cfg, id, context(ctx, id))
 end
 
 

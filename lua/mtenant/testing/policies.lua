@@ -1,0 +1,145 @@
+--- Policies without a server: a file or an object, asked as a manager would ask
+--- it. Used by testing.lua.
+
+local errors = require "mtenant.errors"
+local routes = require "mtenant.testing.routes"
+local schema = require "mtenant.schema"
+
+local misuse = errors.misuse
+
+
+local M = {}
+
+local options = schema.new({
+  name = "testing.policy",
+  { "servers", kind = "table" },
+  { "shared", kind = { "table", "function" } },
+  { "config", kind = "table" },
+})
+
+
+---@class mtenant.testing.Policy
+---@field policy table  what is under test
+---@field shared mtenant.testing.Shared
+local methods = {}
+local mt = { __name = "mtenant.testing.policy", __index = methods }
+
+
+-- a path or a value; with what is wrong with it
+local function load(source)
+  return require("mtenant.policy").load(source)
+end
+
+
+-- "eu1" stands for { eu1 = url }: the servers need not be there
+local function servers_of(given)
+  local out, names = {}, {}
+  for key, value in pairs(given or {}) do
+    if type(key) == "number" then
+      out[value] = ("postgresql://%s.invalid/"):format(value)
+    else
+      out[key] = value
+    end
+  end
+  for name in pairs(out) do names[#names + 1] = name end
+  table.sort(names)
+  return out, names
+end
+
+
+--- A policy under test. Raises misuse when it can't be loaded.
+---@param source string|table|function  a file's path, a policy or its resolve
+---@param opts? table  servers (names, or urls by name), shared (a script, as for
+--- testing.shared), config (the rest of the configuration)
+---@return mtenant.testing.Policy
+function M.policy(source, opts)
+  opts = options:check(opts or {}, 2)
+  local policy, err = load(source)
+  if not policy then misuse(2, "testing.policy: %s", err.message) end
+  local config, servers, names = {}, servers_of(opts.servers)
+  for key, value in pairs(opts.config or {}) do config[key] = value end
+  config.policy = policy
+  if next(servers) then config.servers = servers end
+  return setmetatable({
+    policy = policy, shared = routes.shared(opts.shared or {}),
+    _config = config, _names = names,
+  }, mt)
+end
+
+
+local function ask(self, id, request, notes)
+  return routes.resolve(self._config, id, {
+    shared = self.shared, servers = self._names, request = request,
+    note = notes and function(fmt, ...)
+      notes[#notes + 1] = fmt:format(...)
+    end,
+  })
+end
+
+
+--- The tenant's route, or the error that its callers would get.
+---@param id string
+---@param request? table
+---@return table|nil route
+---@return mtenant.error|nil err
+function methods:resolve(id, request)
+  return ask(self, id, request)
+end
+
+
+--- Why: what the policy has noted on its way.
+---@param id string
+---@param request? table
+---@return string[] notes
+---@return table|nil route
+---@return mtenant.error|nil err
+function methods:explain(id, request)
+  local notes = {}
+  return notes, ask(self, id, request, notes)
+end
+
+
+--- The tenant of a request.
+---@param request table  host, path, headers, method, claims
+---@return string|nil id
+---@return any reason
+function methods:identify(request)
+  if not self.policy.identify then
+    misuse(2, "testing.policy: the policy has no identify")
+  end
+  return self.policy.identify(request)
+end
+
+
+--- How many of these tenants each server gets. Raises the error of one that has
+--- no route.
+---@param ids string[]
+---@return table<string, integer>
+function methods:distribution(ids)
+  local count = {}
+  for _, id in ipairs(ids) do
+    local route, err = ask(self, id)
+    if not route then error(err, 0) end
+    local server = route.server_name or route.server
+    count[server] = (count[server] or 0) + 1
+  end
+  return count
+end
+
+
+--- Runs its self-tests; raises what the first failure is.
+---@return integer  how many there are
+function methods:selftest()
+  local results, err = require("mtenant.policy").run_selftest(self.policy)
+  if not results then error(err, 0) end
+  for _, result in ipairs(results) do
+    if not result.ok then
+      error(("self-test %s: %s"):format(tostring(result.name),
+        tostring(result.message)), 2)
+    end
+  end
+  return #results
+end
+
+
+return M
