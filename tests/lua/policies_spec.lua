@@ -60,7 +60,9 @@ end
 
 
 local function refuses(message, new, opts)
-  local ok, err = pcall(function() return new(opts) end)
+  local ok, err = pcall(function()
+    new(opts)
+  end)
   assert.is_false(ok)
   assert.truthy(tostring(err):find(message, 1, true), tostring(err))
   assert.truthy(tostring(err):find("policies_spec.lua:%d+: %[mtenant%] policy"),

@@ -101,7 +101,8 @@ end
 ---@param opts? table  as for new
 ---@return string
 function M.sql(opts)
-  return script(read("directory", opts))
+  local text = script(read("directory", opts)) -- no tail call: who is to blame
+  return text
 end
 
 

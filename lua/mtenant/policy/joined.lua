@@ -1,12 +1,16 @@
 --- A policy made of others: what the outer one has of the inner ones beside
 --- their routes. Pure; also runs in the sandbox.
 
-local pairs, ipairs = pairs, ipairs
+local ipairs, pairs, setmetatable = ipairs, pairs, setmetatable
 
 
 local PASSED_ON = { "identify", "ttl_ms", "negative_ttl_ms", "on_event",
                     "selftest", "version" }
 local HOUR_MS = 3600000
+
+-- policy to what it listens to: beside the policy, for what a file returns is
+-- data and the functions of the contract
+local sources_by_policy = setmetatable({}, { __mode = "k" })
 
 
 -- the shortest time that one of them asks for
@@ -26,45 +30,47 @@ local function close_all(handles)
 end
 
 
--- Subscribes to what all of them listen to; nil and an error when one fails.
-local function subscriber(inners)
-  return function(ctx, invalidate)
-    local handles = {}
-    for _, inner in ipairs(inners) do
-      local handle, err = inner.subscribe(ctx, invalidate)
-      if not handle then
-        close_all(handles)
-        return nil, err
-      end
-      handles[#handles + 1] = handle
+-- Subscribes to all of them; nil and an error when one fails.
+local function subscribe(sources, ctx, invalidate)
+  local handles = {}
+  for _, source in ipairs(sources) do
+    local handle, err = source.subscribe(ctx, invalidate)
+    if not handle then
+      close_all(handles)
+      return nil, err
     end
-    return { close = function() close_all(handles) end }
+    handles[#handles + 1] = handle
   end
+  return handles
 end
 
 
---- Listens until the task that runs it is stopped.
-local function listener(subscribe)
+-- Listens until the task that runs it is stopped.
+local function listener(sources)
   return function(ctx, invalidate)
-    local handle, err = subscribe(ctx, invalidate)
-    if not handle then return nil, err end
+    local handles, err = subscribe(sources, ctx, invalidate)
+    if not handles then return nil, err end
     invalidate() -- what has changed before somebody listened
     while ctx.sleep(HOUR_MS) do end -- luacheck: ignore
-    handle:close()
+    close_all(handles)
     return true
   end
 end
 
 
--- each once, however often it stands in the policy
-local function listening(inners)
-  local out, seen, alone = {}, {}, nil
+-- What they listen to, each once, however often it stands in the policy; and
+-- the listening of a policy of the user's own.
+local function sources_of(inners)
+  local out, seen, own = {}, {}, nil
   for _, inner in ipairs(inners) do
-    if inner.subscribe and not seen[inner] then out[#out + 1] = inner end
-    if inner.invalidations and not inner.subscribe then alone = inner end
-    seen[inner] = true
+    local sources = sources_by_policy[inner] or inner.subscribe and { inner }
+    if not sources then own = own or inner.invalidations end
+    for _, source in ipairs(sources or {}) do
+      if not seen[source] then out[#out + 1] = source end
+      seen[source] = true
+    end
   end
-  return out, alone
+  return out, own
 end
 
 
@@ -79,12 +85,12 @@ return function(opts, inners, resolve)
   policy.ttl_ms = policy.ttl_ms or shortest(inners, "ttl_ms")
   policy.negative_ttl_ms = policy.negative_ttl_ms
     or shortest(inners, "negative_ttl_ms")
-  local inner_ones, alone = listening(inners)
-  if #inner_ones > 0 then
-    policy.subscribe = subscriber(inner_ones)
-    policy.invalidations = listener(policy.subscribe)
-  elseif alone then -- of a policy of the user's own; one at most
-    policy.invalidations = alone.invalidations
+  local sources, own = sources_of(inners)
+  if #sources > 0 then
+    sources_by_policy[policy] = sources
+    policy.invalidations = listener(sources)
+  else
+    policy.invalidations = own
   end
   return policy
 end

@@ -2,6 +2,7 @@
 --- it. Used by testing.lua.
 
 local errors = require "mtenant.errors"
+local policies = require "mtenant.policy"
 local routes = require "mtenant.testing.routes"
 local schema = require "mtenant.schema"
 
@@ -23,12 +24,6 @@ local options = schema.new({
 ---@field shared mtenant.testing.Shared
 local methods = {}
 local mt = { __name = "mtenant.testing.policy", __index = methods }
-
-
--- a path or a value; with what is wrong with it
-local function load(source)
-  return require("mtenant.policy").load(source)
-end
 
 
 -- "eu1" stands for { eu1 = url }: the servers need not be there
@@ -54,11 +49,11 @@ end
 ---@return mtenant.testing.Policy
 function M.policy(source, opts)
   opts = options:check(opts or {}, 2)
-  local policy, err = load(source)
+  local policy, err = policies.load(source)
   if not policy then misuse(2, "testing.policy: %s", err.message) end
   local config, servers, names = {}, servers_of(opts.servers)
   for key, value in pairs(opts.config or {}) do config[key] = value end
-  config.policy = policy
+  config.resolve = policies.resolver(policy)
   if next(servers) then config.servers = servers end
   return setmetatable({
     policy = policy, shared = routes.shared(opts.shared or {}),
@@ -102,12 +97,9 @@ end
 --- The tenant of a request.
 ---@param request table  host, path, headers, method, claims
 ---@return string|nil id
----@return any reason
+---@return mtenant.error|nil err
 function methods:identify(request)
-  if not self.policy.identify then
-    misuse(2, "testing.policy: the policy has no identify")
-  end
-  return self.policy.identify(request)
+  return policies.identify(self.policy, request)
 end
 
 
@@ -130,7 +122,7 @@ end
 --- Runs its self-tests; raises what the first failure is.
 ---@return integer  how many there are
 function methods:selftest()
-  local results, err = require("mtenant.policy").run_selftest(self.policy)
+  local results, err = policies.run_selftest(self.policy)
   if not results then error(err, 0) end
   for _, result in ipairs(results) do
     if not result.ok then
