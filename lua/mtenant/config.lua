@@ -38,7 +38,8 @@ end
 -- answers instead.
 local function needed_by(strategy)
   return function(isolation, root)
-    return root.resolve == nil and isolation.strategy == strategy
+    return root.resolve == nil and root.policy == nil
+      and isolation.strategy == strategy
   end
 end
 
@@ -91,9 +92,10 @@ local function check_migrations(migrations)
 end
 
 
-local function check_policy(policy)
+local function check_policy(policy, root)
   if policy == nil then return nil end
-  return "policy files are not supported yet, use resolve"
+  if policy == "" then return "%s must name a file" end
+  if root.resolve ~= nil then return "%s and resolve exclude each other" end
 end
 
 
@@ -144,12 +146,13 @@ local function check_direct(value, connection)
 end
 
 
--- In the order of their messages; `resolve` is this early because the template
--- is required without it.
+-- In the order of their messages; `resolve` and `policy` are this early because
+-- the template is required without them.
 local LEADING = {
   { "connection.url", kind = "string", required = true,
     default = database_url },
   { "resolve", kind = "function" },
+  { "policy", kind = { "string", "table", "function" }, check = check_policy },
   { "isolation.strategy", kind = "string", default = "schema",
     required = true, enum = { "schema", "database", "row", "hybrid" } },
   { "isolation.schema_name_template", kind = "function",
@@ -230,17 +233,29 @@ local TRAILING = {
   { "retry_budget.tenant_share", kind = "number", default = 0.5,
     check = check_ratio },
 
+  { "routing.ttl_ms", kind = "number", min = 0, default = 60000 },
+  { "routing.negative_ttl_ms", kind = "number", min = 0, default = 5000 },
+  { "routing.stale_while_revalidate_ms", kind = "number", min = 0,
+    default = 60000 },
+  { "routing.stale_if_error_ms", kind = "number", min = 0, default = 3600000 },
+  { "routing.max_entries", kind = "integer", min = 1, default = 100000 },
+  { "routing.max_concurrent", kind = "integer", min = 1, default = 64 },
+  { "routing.reload", kind = "boolean", default = true },
+  { "routing.memory_bytes", kind = "integer", min = 1048576,
+    default = 33554432 },
+  { "routing.time_ms", kind = "number", min = 1, default = 20 },
+
   { "hooks.on_pool_created", kind = "function" },
   { "hooks.on_pool_evicted", kind = "function" },
   { "hooks.on_error", kind = "function" },
   { "hooks.on_promotion", kind = "function" },
   { "hooks.on_queue_full", kind = "function" },
   { "hooks.on_queue_timeout", kind = "function" },
+  { "hooks.on_policy_event", kind = "function" },
 
   { "id_pattern", kind = "string", default = M.ID_PATTERN,
     check = check_id_pattern },
   { "migrations", kind = "table", check = check_migrations },
-  { "policy", check = check_policy },
 }
 
 
@@ -270,13 +285,17 @@ local checker = make_checker()
 --- choose, schema, tenant_setting, mode, max_pools, pool_ttl_ms, role_template,
 --- search_path, verify_schema, reset
 ---@field resolve? fun(tenant_id: string, ctx: table): any
+---@field policy? string|table|function
+---@field routing? table of a configuration that has a policy, or says so:
+--- ttl_ms, negative_ttl_ms, stale_while_revalidate_ms, stale_if_error_ms,
+--- max_entries, max_concurrent, reload, memory_bytes, time_ms
 ---@field breaker table failure_threshold, initial_delay_ms, max_delay_ms,
 --- break_duration_ms, fail_fast, failure_ratio, minimum_throughput,
 --- sampling_duration_ms
 ---@field retry_budget table enabled, per_second, ratio, burst, tenant_share
 ---@field rate_limit table max_queries_per_second, burst, on_exceeded
 ---@field hooks table on_pool_created, on_pool_evicted, on_error, on_promotion,
---- on_queue_full, on_queue_timeout
+--- on_queue_full, on_queue_timeout, on_policy_event
 ---@field debug table enabled, log_queries, log_pool_events,
 --- slow_query_threshold_ms, logger
 ---@field id_pattern string
@@ -291,7 +310,10 @@ local checker = make_checker()
 function M.define(t, opts)
   opts = opts or {}
   local env = { getenv = opts.getenv or os.getenv }
-  return (checker:check(t, opts.level or 2, env))
+  local cfg = checker:check(t, opts.level or 2, env)
+  -- a resolver's routes are kept for good unless somebody wants a cache
+  if t.policy == nil and t.routing == nil then cfg.routing = nil end
+  return cfg
 end
 
 

@@ -112,6 +112,16 @@ function FORMATS.pool_error(ev)
 end
 
 
+function FORMATS.policy(ev)
+  local line = format("POLICY %s policy=%s version=%d", printable(ev.reason),
+                      printable(ev.policy), ev.version)
+  local text = ev.error and printable(errors.text_of(ev.error))
+  if text then line = format('%s error="%s"', line, text) end
+  return line, { error = text, metadata = {
+    reason = ev.reason, policy = ev.policy, version = ev.version } }
+end
+
+
 function FORMATS.queue_full(_)
   return "QUEUE_FULL", {}
 end
@@ -188,7 +198,7 @@ end
 
 --- Logs an event, if it is wanted. Never raises.
 ---@param ev table `kind` (query, slow_query, pool_created, pool_evicted,
---- pool_error, queue_full, queue_timeout, warmup, connection_retry,
+--- pool_error, policy, queue_full, queue_timeout, warmup, connection_retry,
 --- connection_success; others are ignored), `tenant_id`, and by kind:
 --- `schema`, `reason`, `error`, `attempt`, `max_attempts`, `query`, `status`,
 --- `delay_ms`, `total_time_ms`, `duration_ms` (milliseconds)

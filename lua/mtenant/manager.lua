@@ -12,6 +12,8 @@ local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
 local listen = require "mtenant.listen"
+local policy_control = require "mtenant.policy_control"
+local router = require "mtenant.router"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
 local task = require "mtenant.task"
@@ -49,10 +51,14 @@ end
 
 
 local function on_event(self, ev)
+  if ev.kind == "route_stale" then return self._router:stale(ev.tenant_id) end
   self._debug:event(ev)
   if ev.kind == "pool_created" then
     call_hook(self, "on_pool_created", ev.tenant_id)
   elseif ev.kind == "pool_evicted" then
+    if self._router and ev.reason == "schema_changed" then
+      self._router:outdate(ev.tenant_id)
+    end
     listen.evicted(self, ev.tenant_id, ev.reason)
     call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
   elseif ev.kind == "pool_error" then
@@ -106,7 +112,7 @@ end
 
 -- Tells when a tenant's strategy is another than it was; remembers it only for
 -- somebody who wants to know.
-local function note_strategy(self, id, strategy)
+function methods:_note_strategy(id, strategy)
   if not self._config.hooks.on_promotion then return end
   local before = self._strategies[id]
   self._strategies[id] = strategy
@@ -117,7 +123,7 @@ end
 
 
 -- Brings the tenant up to date before anybody gets to it.
-local function migrated(self, id, route)
+function methods:_migrated(id, route)
   if not self._migrator or route.strategy == "row" then return route end
   local ran, ok, err = pcall(self._migrator.ensure_tenant, self._migrator, id,
                              route)
@@ -128,6 +134,7 @@ end
 
 
 local function on_resolve(self, id, token)
+  if self._router then return self._router:resolve(id, token) end
   if not self._migrator and not routing.may_wait(self._config) then
     self._core:resolved(token, routing.resolve(self._config, id, self._ctx))
     return
@@ -135,8 +142,8 @@ local function on_resolve(self, id, token)
   task.spawn(function()
     local route, err = routing.resolve(self._config, id, self._ctx)
     if route then
-      note_strategy(self, id, route.strategy)
-      route, err = migrated(self, id, route)
+      self:_note_strategy(id, route.strategy)
+      route, err = self:_migrated(id, route)
     end
     self._core:resolved(token, route, err)
   end)
@@ -331,6 +338,7 @@ end
 ---@return boolean  whether there was one
 function methods:invalidate(id)
   if self._migrator then self._migrator:forget_tenant(id) end
+  if self._router and type(id) == "string" then self._router:outdate(id) end
   return self:evict_pool(id)
 end
 
@@ -340,6 +348,7 @@ servers.install(methods)
 control.install(methods, disposed)
 health.install(methods, disposed)
 warmup.install(methods, disposed)
+policy_control.install(methods, disposed)
 
 
 --- What the pools have done so far. For now for people and tests; the shape
@@ -362,6 +371,7 @@ function methods:dispose(timeout_ms)
     errors.misuse(2, "dispose: timeout_ms must be a number")
   end
   self._over = true
+  if self._router then self._router:stop() end
   self._recent = {}
   live[self] = nil
   local slot = self._core:dispose(timeout_ms)
@@ -421,6 +431,8 @@ function M.create(cfg)
       if key == "shared" then return self:get_shared_db() end
     end,
   })
+  self._router, err = router.new(self, handle)
+  if err then return nil, err end
   live[self] = true
   return self
 end
@@ -434,6 +446,19 @@ function M.swap(other)
   local aside = live
   live = other or setmetatable({}, { __mode = "k" })
   return aside
+end
+
+
+--- Loads the policy of every manager again that has one from a file. Each goes
+-- by itself, and says of itself how it went.
+---@param reason string
+function M.reload_all(reason)
+  for manager in pairs(live) do
+    if manager._router and type(manager._config.policy) == "string" then
+      local reloading = manager._router.reloading
+      task.spawn(reloading.reload, reloading, reason).observed = true
+    end
+  end
 end
 
 

@@ -160,9 +160,33 @@ local function raised(id, err)
 end
 
 
+-- the resolvers of configurations that name a policy
+local resolvers = setmetatable({}, { __mode = "k" })
+
+
+--- What asks a configuration's policy, by who has loaded that already.
+---@param cfg mtenant.config
+---@param resolve fun(id: string, ctx: table): any
+function M.set_resolver(cfg, resolve)
+  resolvers[cfg] = resolve
+end
+
+
+local function resolver_of(cfg)
+  if cfg.resolve or not cfg.policy then return cfg.resolve end
+  local known, err = resolvers[cfg]
+  if known then return known end
+  local policy = require "mtenant.policy"
+  known, err = policy.load(cfg.policy, cfg.routing)
+  if not known then return function() return nil, err end end
+  resolvers[cfg] = policy.resolver(known)
+  return resolvers[cfg]
+end
+
+
 -- what the user's resolver answers, checked
 local function ask(cfg, id, ctx)
-  local ok, route, reason = pcall(cfg.resolve, id, ctx)
+  local ok, route, reason = pcall(resolver_of(cfg), id, ctx)
   if not ok then return nil, raised(id, route) end
   if route == nil then return nil, no_route(id, reason) end
   if type(route) ~= "table" then
@@ -179,7 +203,8 @@ end
 ---@param cfg mtenant.config
 ---@return boolean
 function M.may_wait(cfg)
-  return cfg.resolve ~= nil or cfg.isolation.strategy == "hybrid"
+  return cfg.resolve ~= nil or cfg.policy ~= nil
+    or cfg.isolation.strategy == "hybrid"
 end
 
 
@@ -192,7 +217,7 @@ end
 ---@return mtenant.error|nil err
 function M.resolve(cfg, id, ctx)
   local route, strategy, err = {}
-  if cfg.resolve then
+  if cfg.resolve or cfg.policy then
     route, err = ask(cfg, id, ctx)
     if not route then return nil, err end
   end
@@ -215,7 +240,7 @@ function M.schema_name(cfg, id)
   if isolation.strategy == "schema" and isolation.schema_name_template then
     return from_template(id, isolation, "schema_name_template")
   end
-  if cfg.resolve or isolation.strategy == "hybrid" or
+  if cfg.resolve or cfg.policy or isolation.strategy == "hybrid" or
      isolation.strategy == "schema" then
     return nil, policy_error(id, 'the route of "%s" is not known yet', id)
   end

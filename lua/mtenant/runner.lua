@@ -10,11 +10,13 @@ local commands = require "mtenant.runner.commands"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local host = require "mtenant.runner_host"
+local manager = require "mtenant.manager"
 local mtenant = require "mtenant"
 local repl = require "mtenant.runner.repl"
 local task = require "mtenant.task"
 
 local DISPOSE_MS = 5000
+local SIGHUP = 1 -- read only where a manager has a policy from a file
 local SIGNAL_NAMES = { [2] = "SIGINT", [15] = "SIGTERM" }
 
 -- The program replaces these for scripts; this file keeps the real ones.
@@ -159,6 +161,9 @@ local function on_signal(run)
   local sig = host.read_signal()
   if not sig then
     return
+  end
+  if sig == SIGHUP then
+    return manager.reload_all("signal")
   end
   run.signal = run.signal or sig
   io.stdout:flush()

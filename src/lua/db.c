@@ -29,6 +29,17 @@ static mt_tenant *check_tenant(lua_State *L) {
   return d->t;
 }
 
+/* The live entry, which the handle refers to from now on. */
+static mt_tenant *live_tenant(lua_State *L, mt_error **err) {
+  db_ud *d = lua_touserdata(L, 1);
+  mt_tenant *before = d->t, *live = mt_tenant_live(before, err);
+  if (live && live != before) {
+    d->t = mt_tenant_ref(live);
+    mt_tenant_unref(before);
+  }
+  return live;
+}
+
 static const char *name_of(const mt_tenant *t) {
   return t->shared ? "shared" : t->id;
 }
@@ -79,7 +90,8 @@ static int query(lua_State *L) {
     mt_sql_unref(sql);
     return 3;
   }
-  live = mt_tenant_live(t, &err);
+  live = live_tenant(L, &err);
+  if (live) t = live;
   if (as & MT_AS_PIPELINED) flags |= MT_REQ_PIPELINED;
   req = live ? mt_req_new(flags, NULL, sql) : NULL;
   mt_sql_unref(sql);
@@ -146,9 +158,10 @@ static void on_acquired(mt_acquire *a, mt_lease *l, const mt_error *err) {
 static int acquire(lua_State *L) {
   mt_tenant *t = check_tenant(L);
   mt_error *err = NULL;
-  mt_tenant *live = mt_tenant_live(t, &err);
+  mt_tenant *live = live_tenant(L, &err);
   mt_op *op;
   if (!live) return mt_lua_fail(L, err, name_of(t));
+  t = live;
   op = mt_op_new(L, MT_OP_ACQUIRE);
   op->tenant = mt_tenant_ref(live);
   if (mt_tenant_acquire(live, on_acquired, op, &op->acquire, &err) == MT_OK)

@@ -3,6 +3,7 @@
  * into one Lua function, and the calls that do not wait. See
  * lua/mtenant/manager.lua for the other half.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -229,7 +230,8 @@ int mt_lua_check_route(lua_State *L) {
   return 1;
 }
 
-/* resolved(token, route) or resolved(token, nil, err) */
+/* resolved(token, route, nil, tag, fresh_ms, stale_ms), the last three only for
+ * a route that may change; or resolved(token, nil, err) */
 static int resolved(lua_State *L) {
   mt_manager_ud *u = mt_lua_check_manager(L);
   uint64_t token = (uint64_t)(uintptr_t)lua_touserdata(L, 2);
@@ -237,12 +239,31 @@ static int resolved(lua_State *L) {
   luaL_argcheck(L, token != 0, 2, "token expected");
   if (lua_istable(L, 3)) {
     mt_route r = route_at(L, 3);
-    mt_manager_resolved(u->m, token, &r, NULL);
+    uint64_t tag = (uint64_t)luaL_optnumber(L, 5, 0);
+    mt_manager_resolved_for(u->m, token, &r, tag,
+                            luaL_optnumber(L, 6, HUGE_VAL),
+                            luaL_optnumber(L, 7, HUGE_VAL));
     return 0;
   }
   if (!lua_isnoneornil(L, 4)) err = error_from(L, 4);
   mt_manager_resolved(u->m, token, NULL, err);
   mt_error_unref(err);
+  return 0;
+}
+
+/* renew(id, tag, fresh_ms, stale_ms) -> is that still its route? */
+static int renew(lua_State *L) {
+  mt_manager_ud *u = mt_lua_check_manager(L);
+  const char *id = luaL_checkstring(L, 2);
+  uint64_t tag = (uint64_t)luaL_checknumber(L, 3);
+  lua_pushboolean(L, mt_manager_renew(u->m, id, tag, luaL_checknumber(L, 4),
+                                      luaL_checknumber(L, 5)));
+  return 1;
+}
+
+/* outdate(): every route is asked for before it is used again */
+static int outdate(lua_State *L) {
+  mt_manager_outdate(mt_lua_check_manager(L)->m);
   return 0;
 }
 
@@ -433,6 +454,8 @@ void mt_lua_manager_register(lua_State *L) {
       {"tenant", tenant},
       {"shared", shared},
       {"resolved", resolved},
+      {"renew", renew},
+      {"outdate", outdate},
       {"has", has},
       {"count", count},
       {"ids", ids},

@@ -442,6 +442,7 @@ static const luaL_Reg functions[] = {
     {"manager", mt_lua_manager_new},
     {"check_route", mt_lua_check_route},
     {"watch_fd", mt_lua_watch_fd},
+    {"watch_folder", mt_lua_watch_folder},
     {NULL, NULL}};
 
 int luaopen_mtenant_core(lua_State *L) {
@@ -457,6 +458,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_listen_register(L);
   mt_lua_lazy_register(L);
   mt_lua_watch_register(L);
+  mt_lua_folder_register(L);
   mt_lua_pump_register(L);
   lua_newtable(L);
   for (i = 0; i < sizeof all / sizeof *all; i++) {

@@ -145,6 +145,7 @@ struct mt_rt {
 #define MT_LUA_LAZY MT_LUA_NAME("lazy")
 #define MT_LUA_LAZY_ROW MT_LUA_NAME("lazy_row")
 #define MT_LUA_WATCH MT_LUA_NAME("watch")
+#define MT_LUA_FOLDER MT_LUA_NAME("folder")
 
 /* module.c */
 mt_rt *mt_lua_rt(lua_State *L);
@@ -236,6 +237,9 @@ void mt_lua_lease_register(lua_State *L);
 void mt_lua_push_lease(lua_State *L, mt_rt *rt, mt_op *op);
 void mt_lua_watch_register(lua_State *L);
 int mt_lua_watch_fd(lua_State *L);
+/* folder.c */
+void mt_lua_folder_register(lua_State *L);
+int mt_lua_watch_folder(lua_State *L);
 
 /* listen.c */
 void mt_lua_listen_register(lua_State *L);

@@ -28,6 +28,13 @@ static int read_signal(lua_State *L) {
   return 1;
 }
 
+/* catch_hangup(): SIGHUP is read as the others are */
+static int catch_hangup(lua_State *L) {
+  (void)L;
+  mt_run_signals_catch_hangup();
+  return 0;
+}
+
 /* isatty(fd) */
 static int is_tty(lua_State *L) {
   lua_pushboolean(L, isatty((int)luaL_checkinteger(L, 1)));
@@ -161,6 +168,7 @@ static int pg_finish(lua_State *L) {
 }
 
 static const luaL_Reg functions[] = {{"read_signal", read_signal},
+                                     {"catch_hangup", catch_hangup},
                                      {"isatty", is_tty},
                                      {"columns", columns},
                                      {"waits", waits},

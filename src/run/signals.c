@@ -31,6 +31,13 @@ static void on_stop(int sig) {
   errno = saved;
 }
 
+static void on_hangup(int sig) {
+  int saved = errno;
+  char byte = (char)sig;
+  put(pipe_fds[1], &byte, 1);
+  errno = saved;
+}
+
 static void on_alarm(int sig) {
   static const char text[] =
       "mtenant-run: the graceful stop took too long, ending at once\n";
@@ -61,6 +68,10 @@ int mt_run_signals_init(void) {
       install(SIGALRM, on_alarm, 0) != 0)
     return -1;
   return install(SIGPIPE, on_pipe, SA_RESTART);
+}
+
+int mt_run_signals_catch_hangup(void) {
+  return install(SIGHUP, on_hangup, SA_RESTART);
 }
 
 int mt_run_signals_fd(void) { return pipe_fds[0]; }

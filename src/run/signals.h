@@ -12,6 +12,10 @@ int mt_run_signals_init(void);
 /* The end to watch for reading; non-blocking. */
 int mt_run_signals_fd(void);
 
+/* From now on SIGHUP is a number in the pipe, too, and does not end the
+ * process. 0, or -1 with errno. */
+int mt_run_signals_catch_hangup(void);
+
 /* Takes the first signal's number out of the pipe; 0 when there is none. */
 int mt_run_signals_read(void);
 

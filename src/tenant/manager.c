@@ -94,6 +94,7 @@ static void manager_fini(mt_manager *m) {
   mt_timer_del(&m->sweep);
   mt_defer_del(&m->disposed_defer);
   mt_defer_del(&m->starter);
+  mt_defer_del(&m->teller);
   mt__pools_free(m);
   mt_endpoint_unref(m->endpoint);
   mt_sql_table_free(m->sqls);
@@ -137,6 +138,7 @@ int mt_manager_new(mt_reactor *r, const mt_manager_config *config,
   m->sweep.background = true;
   m->disposed_defer.cb = on_disposed;
   m->starter.cb = mt__flights_start;
+  m->teller.cb = mt__routes_tell;
   rc = copy_config(m, config, err);
   if (rc != MT_OK) {
     manager_fini(m);
@@ -167,16 +169,23 @@ void mt__tenant_touch(mt_tenant *t) {
   mt_list_push(&m->lru, &t->lru);
 }
 
-static void tell_evicted(mt_tenant *t, const char *reason) {
+void mt__tenant_tell_evicted(mt_tenant *t, const char *schema,
+                             const char *reason) {
   mt_event ev = {.kind = "pool_evicted",
                  .tenant_id = t->id,
-                 .schema = mt_tenant_schema(t),
+                 .schema = schema,
                  .reason = reason};
   mt__manager_event(t->manager, &ev);
 }
 
+static void tell_evicted(mt_tenant *t, const char *reason) {
+  const mt_scope *scope = t->kept ? t->kept_scope : t->scope;
+  mt__tenant_tell_evicted(t, scope ? scope->schema : NULL, reason);
+  mt__route_forget_former(t, NULL);
+}
+
 /* What waits for it stays, and follows the new route. */
-static void reroute(mt_tenant *t, const char *reason) {
+void mt__tenant_reroute(mt_tenant *t, const char *reason) {
   mt_tenant_ref(t);
   tell_evicted(t, reason);
   if (t->state == MT_TENANT_READY) t->rerouting = true;
@@ -236,7 +245,8 @@ static void start_sweep(mt_manager *m) {
   mt_timer_set(m->reactor, &m->sweep, ttl < SWEEP_MS ? ttl : SWEEP_MS);
 }
 
-static int enter(mt_manager *m, mt_tenant *t, mt_error **err) {
+int mt__tenant_enter(mt_tenant *t, mt_error **err) {
+  mt_manager *m = t->manager;
   bool failed = false;
 #undef uthash_nonfatal_oom
 #define uthash_nonfatal_oom(obj) failed = true
@@ -278,7 +288,7 @@ int mt_manager_tenant(mt_manager *m, const char *id, mt_tenant **out,
   }
   t = mt__tenant_new(m, id, false);
   if (!t) return mt_fail(err, mt_error_oom());
-  rc = enter(m, t, err);
+  rc = mt__tenant_enter(t, err);
   if (rc == MT_OK) *out = mt_tenant_ref(t);
   return rc;
 }
@@ -298,7 +308,7 @@ bool mt_manager_evict(mt_manager *m, const char *id, const char *reason) {
   mt_tenant *t = mt_manager_find(m, id);
   if (!t) return false;
   if (t->paused)
-    reroute(t, reason);
+    mt__tenant_reroute(t, reason);
   else
     mt__tenant_evict(t, reason);
   return true;
@@ -316,6 +326,7 @@ bool mt_manager_retire(mt_manager *m, const char *id) {
 static void drop_entry(mt_tenant *t, const mt_error *err) {
   t->refs++;
   t->paused = t->rerouting = false;
+  mt__route_forget_former(t, NULL);
   if (t->flight) mt__flight_abort(t->flight, err);
   mt__tenant_fail_pending(t, err);
   if (t->registered) {

@@ -2,6 +2,7 @@
  * Routes: asking the host's resolver, checking what it answers, and turning
  * it into a scope, a pool and a share. A schema has one live owner.
  */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,14 +12,14 @@
 
 /* ---- asking ------------------------------------------------------------------ */
 
-static void apply(mt_tenant *t, const mt_route *route);
+static void apply(mt_tenant *t, const mt_route *route, uint64_t tag);
 
 static void ask(mt_tenant *t) {
   mt_manager *m = t->manager;
   mt_route shared = {.schema = "public"};
   t->state = MT_TENANT_ROUTING;
   if (t->shared)
-    apply(t, &shared);
+    apply(t, &shared, 0);
   else
     m->cbs.resolve(m, t->id, (uint64_t)(uintptr_t)t->resolution, m->data);
 }
@@ -41,19 +42,36 @@ void mt__route_forget_question(mt_tenant *t) {
   if (t->state == MT_TENANT_ROUTING) t->state = MT_TENANT_NEW;
 }
 
-void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
-                         const mt_error *err) {
+/* The tenant that is still interested in the answer, or NULL. */
+static mt_tenant *answered(uint64_t token) {
   mt_resolution *q = (mt_resolution *)(uintptr_t)token;
   mt_tenant *t = q->tenant;
-  mt_error *none;
-  (void)m;
   mt_free(q);
+  if (t) t->resolution = NULL;
+  return t;
+}
+
+void mt_manager_resolved_for(mt_manager *m, uint64_t token,
+                             const mt_route *route, uint64_t tag,
+                             double fresh_ms, double stale_ms) {
+  mt_tenant *t = answered(token);
+  (void)m;
   if (!t) return;
-  t->resolution = NULL;
+  apply(t, route, tag);
+  if (t->state == MT_TENANT_READY) mt__route_limit(t, fresh_ms, stale_ms);
+}
+
+void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
+                         const mt_error *err) {
+  mt_tenant *t;
+  mt_error *none;
   if (route) {
-    apply(t, route);
+    mt_manager_resolved_for(m, token, route, 0, HUGE_VAL, HUGE_VAL);
     return;
   }
+  t = answered(token);
+  if (!t) return;
+  mt__route_forget_former(t, "error");
   t->state = MT_TENANT_NEW;
   none = err ? mt_error_ref(err)
              : mt_error_new(MT_E_TENANT_NOT_FOUND, "no route for tenant \"%s\"",
@@ -194,11 +212,13 @@ static mt_scope *scope_for(mt_tenant *t, const mt_route *route) {
   return NULL;
 }
 
-static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep) {
+static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep,
+                       uint64_t tag) {
   mt_manager *m = t->manager;
   mt_error *err = own(t, ep, route);
   if (err) return err;
-  t->scope = scope_for(t, route);
+  t->scope = mt__route_keep(t, tag);
+  if (!t->scope) t->scope = scope_for(t, route);
   if (t->scope &&
       mt__pools_get(m, ep, t->shared ? NULL : t->id, &t->entry, &err) == MT_OK)
     return NULL;
@@ -251,21 +271,26 @@ static void on_exhausted(mt_share *s, mt_exhausted what, double waited_ms) {
   mt_defer_add(t->manager->reactor, &x->defer, MT_DEFER_DELIVER);
 }
 
-static void apply(mt_tenant *t, const mt_route *route) {
+static void apply(mt_tenant *t, const mt_route *route, uint64_t tag) {
   mt_endpoint *ep = NULL;
   mt_error *err = mt_route_problem(t->id, t->shared, route);
   if (!err) err = endpoint_for(t->manager, route, &ep);
-  if (!err) err = build(t, route, ep);
+  if (!err) err = build(t, route, ep, tag);
   mt_endpoint_unref(ep);
   if (err) {
     t->state = MT_TENANT_NEW;
+    mt__route_forget_former(t, "error");
   } else {
+    bool kept = t->kept && t->scope == t->kept_scope;
     t->state = MT_TENANT_READY;
-    t->verified = 0;
+    t->verified = kept ? t->kept_verified : 0;
+    t->tag = tag;
+    t->epoch = t->manager->epoch;
     mt_share_init(&t->share, t->entry->pool, mt_hash64(t->id, strlen(t->id), 7),
                   on_idle);
     t->share.on_exhausted = on_exhausted;
-    created(t);
+    mt__route_forget_former(t, kept ? NULL : "route_changed");
+    if (!kept) created(t);
   }
   mt__tenant_routed(t, err);
   mt_error_unref(err);
@@ -273,6 +298,7 @@ static void apply(mt_tenant *t, const mt_route *route) {
 
 void mt__route_drop(mt_tenant *t) {
   mt__route_forget_question(t);
+  mt__route_forget_former(t, "error");
   if (t->state != MT_TENANT_READY) return;
   mt_share_fini(&t->share);
   disown(t);

@@ -5,6 +5,7 @@
 #include "tenant/tenant.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -28,6 +29,7 @@ static void on_free(mt_defer *d) {
   if (t->registered || mt_tenant_busy(t)) return;
   mt__route_drop(t);
   if (t->refs > 0) return;
+  mt_node_unlink(&t->expiring);
   mt_free(t);
   mt__manager_unref(m);
 }
@@ -44,6 +46,7 @@ mt_tenant *mt__tenant_new(mt_manager *m, const char *id, bool shared) {
   t->manager = m;
   t->shared = shared;
   t->freeing.cb = on_free;
+  t->fresh_until = t->stale_until = HUGE_VAL;
   memcpy(t->id, id, len);
   m->refs++;
   return t;
@@ -59,7 +62,8 @@ void mt_tenant_unref(mt_tenant *t) {
   if (--t->refs == 0) mt__tenant_check(t);
 }
 
-mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
+/* The registered entry, whatever its route is like. */
+static mt_tenant *registered(mt_tenant *t, mt_error **err) {
   mt_tenant *now = NULL;
   mt_manager *m = t->manager;
   if (m->disposing) {
@@ -75,6 +79,11 @@ mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
     return NULL;
   now->refs--; /* the registry keeps it */
   return now;
+}
+
+mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
+  t = registered(t, err);
+  return !t || mt__route_is_fresh(t) ? t : mt__route_look(t, err);
 }
 
 bool mt__tenant_is_stale(const mt_tenant *t) {
@@ -116,7 +125,8 @@ static int wait_for_route(mt_tenant *t, mt_list *line, mt_node *n,
 
 int mt_tenant_submit(mt_tenant *t, mt_req *req, mt_error **err) {
   int rc;
-  t = mt_tenant_live(t, err);
+  t = registered(t, err); /* looked at by who has the handle: if it were
+                             another now, that one could not cancel */
   if (!t) return err && *err ? (*err)->code : MT_E_DISPOSED;
   if (may_go_on(t)) return submit_ready(t, req, err);
   req->state = MT_REQ_WAITING;
@@ -171,7 +181,7 @@ int mt_tenant_acquire(mt_tenant *t,
                       void *data, mt_acquire **out, mt_error **err) {
   mt_acquire *a;
   int rc;
-  t = mt_tenant_live(t, err);
+  t = registered(t, err);
   if (!t) return err && *err ? (*err)->code : MT_E_DISPOSED;
   a = mt_calloc(sizeof *a);
   if (!a) return mt_fail(err, mt_error_oom());
@@ -255,13 +265,20 @@ static void on_routed(mt_defer *d) {
   mt_free(r);
 }
 
+/* It was paused for longer than its route holds. */
+static bool outdated(mt_tenant *t) {
+  if (!mt__route_is_outdated(t)) return false;
+  mt__tenant_reroute(t, "route_changed");
+  return true;
+}
+
 static void on_resumed(mt_defer *d) {
   routed *r = mt_container(d, routed, defer);
   mt_tenant *t = r->tenant;
   mt_error *err = NULL;
   t->refs--;
   mt_free(r);
-  if (mt__tenant_held(t)) return;
+  if (mt__tenant_held(t) || outdated(t)) return;
   if (t->state == MT_TENANT_READY)
     go_on(t);
   else if ((t->pending.len || t->acquires.len) &&

@@ -54,6 +54,15 @@ struct mt_tenant {
   mt_attempts *flight;
   double last_used;
   uint64_t verified; /* pool generation of the last ping, 0 never */
+  /* How long its route holds, see expiry.c. READY only. */
+  uint64_t tag; /* which route of the host's it is, 0 unknown */
+  double fresh_until, stale_until;
+  uint32_t epoch;    /* manager->epoch when the route came */
+  bool kept;         /* the rest: of the entry whose place it takes */
+  mt_node expiring;  /* in manager->expiring: the host will be told */
+  uint64_t kept_tag, kept_verified;
+  mt_scope *kept_scope; /* ours, until the new route is there */
+  mt_pool_entry *kept_entry;
   mt_defer freeing;
   char *owner_key; /* endpoint and schema, in manager->owners */
   char id[];
@@ -70,11 +79,11 @@ typedef struct mt_acquire {
   void *data;
 } mt_acquire;
 
-/* The entry that is in the registry under t's id now, made if need be; or
- * NULL with *err set. */
+/* The entry that is in the registry under t's id now, made if need be, also
+ * where the route of the one before is outdated; or NULL with *err set. */
 mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err);
 /* Routes first where needed, then as mt_share_submit. `req->scope` is set
- * here. */
+ * here. How long the route holds is not looked at: mt_tenant_live does that. */
 int mt_tenant_submit(mt_tenant *t, mt_req *req, mt_error **err);
 /* As mt_share_cancel and mt_share_take_back, for requests that still wait for
  * the route too. `t` is the live entry that took it. */
@@ -87,6 +96,20 @@ int mt_tenant_acquire(mt_tenant *t,
 /* on_done will not run. */
 void mt_acquire_cancel(mt_acquire *a);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
+/* For a host that keeps routes for some time. What it has said of a tenant's
+ * route holds for fresh_ms; after that it is told once ("route_stale"), and the
+ * route is used for stale_ms more; after that, and after mt_manager_outdate,
+ * the next call asks `resolve`. A route of the same tag, not 0, is the same
+ * one: what is open and known of it stays. HUGE_VAL: for ever. */
+void mt_manager_resolved_for(mt_manager *m, uint64_t token,
+                             const mt_route *route, uint64_t tag,
+                             double fresh_ms, double stale_ms);
+/* The tenant's route is still (or now) the one of that tag. False: it was
+ * another, so the entry has gone, or there is none. */
+bool mt_manager_renew(mt_manager *m, const char *id, uint64_t tag,
+                      double fresh_ms, double stale_ms);
+/* All routes are to be asked for before they are used again. */
+void mt_manager_outdate(mt_manager *m);
 /* Why no tenant of this id can have that route, as far as the route itself
  * tells; NULL: nothing. */
 mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route);

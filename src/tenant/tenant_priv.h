@@ -40,6 +40,9 @@ struct mt_manager {
   mt_list attempts; /* of flights, that are due */
   mt_defer starter;
   mt_timer sweep;
+  uint32_t epoch;   /* routes of an earlier one are outdated */
+  mt_list expiring; /* entries whose route is stale, the host is to be told */
+  mt_defer teller;
   bool disposing, disposed;
   int pools_closing; /* and listeners */
   mt_list listeners;
@@ -53,6 +56,13 @@ void mt__manager_unref(mt_manager *m);
 void mt__manager_event(mt_manager *m, const mt_event *ev);
 /* Removes t from the registry and lets go of its route when it is quiet. */
 void mt__tenant_evict(mt_tenant *t, const char *reason);
+/* Tells the host that the route it has given is not used any more. */
+void mt__tenant_tell_evicted(mt_tenant *t, const char *schema,
+                             const char *reason);
+/* Forgets t's route once it is quiet; what waits for it follows the new one. */
+void mt__tenant_reroute(mt_tenant *t, const char *reason);
+/* Puts a new entry into the registry; it is gone when that fails. */
+int mt__tenant_enter(mt_tenant *t, mt_error **err);
 /* t was used: youngest in the LRU. */
 void mt__tenant_touch(mt_tenant *t);
 
@@ -77,6 +87,25 @@ int mt__route_start(mt_tenant *t, mt_error **err);
 /* Lets go of scope, share and ownership; t must be quiet. */
 void mt__route_drop(mt_tenant *t);
 void mt__route_forget_question(mt_tenant *t);
+
+/* expiry.c */
+/* May t's route be used as it is? t was just touched. */
+static inline bool mt__route_is_fresh(const mt_tenant *t) {
+  return t->last_used < t->fresh_until && t->epoch == t->manager->epoch;
+}
+/* It may not: t, which is used nevertheless, or the entry that has taken its
+ * place; NULL with *err set. */
+mt_tenant *mt__route_look(mt_tenant *t, mt_error **err);
+bool mt__route_is_outdated(const mt_tenant *t);
+void mt__route_limit(mt_tenant *t, double fresh_ms, double stale_ms);
+/* The route that has come has that tag: the scope of the entry before, whose
+ * reference is the caller's, if it is the same one; else NULL. */
+mt_scope *mt__route_keep(mt_tenant *t, uint64_t tag);
+/* Lets go of what t holds of the entry before, if anything; the host is told
+ * that its route has gone, unless it was kept (reason NULL). */
+void mt__route_forget_former(mt_tenant *t, const char *reason);
+/* manager->teller's callback. */
+void mt__routes_tell(mt_defer *d);
 
 /* flight.c */
 /* manager->starter's callback. */
