@@ -62,8 +62,9 @@ local function run_simulation(run)
   local before = ask(run, opts.against, ids)
   local total, list, moved = simulate.moves(ids, before, after)
   say_moved(run, moved, before, after)
-  return simulate.report(run, ids, after, { total = total, list = list,
-                                            against = opts.against })
+  return simulate.report(run, ids, after, {
+    total = total, list = list, before = before, against = opts.against,
+  })
 end
 
 

@@ -31,13 +31,14 @@ end })
 
 -- As the policy, but each answer is kept as it was given.
 local function watched(policy, self)
-  local resolve = policies.resolver(policy)
-  return function(id, ctx)
-    local route, reason = resolve(id, self.has_server and ctx
-      or setmetatable({ shared = no_server }, { __index = ctx }))
-    self.answer = route
-    return route, reason
-  end
+  return {
+    resolve = function(id, ctx)
+      local route, reason = policy.resolve(id, self.has_server and ctx
+        or setmetatable({ shared = no_server }, { __index = ctx }))
+      self.answer = type(route) == "table" and route or nil
+      return route, reason
+    end,
+  }
 end
 
 
@@ -110,7 +111,7 @@ function M.open(run, path)
   self.name = type(source) == "string" and source or run:settings().path
   if source then
     self.policy = run:must(policies.load(source))
-    config.policy, config.resolve = nil, watched(self.policy, self)
+    config.policy, config.resolve = watched(self.policy, self), nil
   end
   local ok, manager, err = pcall(mtenant.create_tenant_manager, config)
   if not ok or not manager then
@@ -147,7 +148,7 @@ end
 --- What a tenant's server is called: its name, or its address.
 ---@param answer table
 ---@return string
-function methods:server_of(answer)
+function methods.server_of(_, answer)
   local route = answer.answer or answer.route or {}
   if type(route.server) == "string" then return route.server end
   if route.url then

@@ -159,14 +159,10 @@ local function fullest(result)
 end
 
 
-local function say_rest(console, result)
-  if result.unknown > 0 then
-    console:say({ "yellow", count(result.unknown) .. " not found" })
-  end
-  if result.failed > 0 then
-    console:warn({ "red", count(result.failed) .. " failed" }, ", the first one: ",
-                 tostring(result.first_error))
-  end
+local function warn_failures(console, result, path)
+  if result.failed == 0 then return end
+  console:warn({ "red", path .. ": " .. count(result.failed) .. " failed" },
+               ", the first one: ", tostring(result.first_error))
 end
 
 
@@ -183,14 +179,17 @@ end
 ---@param run table
 ---@param ids string[]
 ---@param result table
----@param moves? table  { total =, list =, against = }
+---@param moves? table  { total =, list =, against =, before = }
 ---@return integer
 function M.report(run, ids, result, moves)
-  local console = run.console
+  local console, failed = run.console, result.failed
   local servers, ratio = fullest(result)
   M.show_bars(console, result, #ids)
   events(console, result, #ids)
-  say_rest(console, result)
+  if result.unknown > 0 then
+    console:say({ "yellow", count(result.unknown) .. " not found" })
+  end
+  warn_failures(console, result, run.opts.file)
   console:say({ "bold", ("%s tenants on %s; the fullest has %.2f of the mean")
     :format(count(#ids), servers == 1 and "1 server" or servers .. " servers",
             ratio) })
@@ -198,6 +197,9 @@ function M.report(run, ids, result, moves)
                     fullest = ratio, unknown = result.unknown,
                     failed = result.failed }
   if moves then
+    failed = failed + moves.before.failed
+    warn_failures(console, moves.before, moves.against)
+    summary.against_failed = moves.before.failed
     summary.moved = moves.total
     summary.moved_share = moves.total / #ids
     console:say({ "bold", ("%s of %s tenants move (%.1f%%)"):format(
@@ -211,7 +213,7 @@ function M.report(run, ids, result, moves)
     end
   end
   console:event(summary)
-  return result.failed > 0 and 1 or 0
+  return failed > 0 and 1 or 0
 end
 
 
