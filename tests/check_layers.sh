@@ -52,9 +52,13 @@ check_external() { # file, its layer, the included name
     libpq-fe.h | libpq/* | postgres_ext.h | pg_config*.h | ares.h | ares_*.h)
       [ "$layer" = pg ] || violation "$file" "only pg may include <$name>"
       ;;
-    pg_query.h | openssl/*)
+    pg_query.h)
       [ "$file" = src/lua/sqlfile.c ] ||
         violation "$file" "only src/lua/sqlfile.c may include <$name>"
+      ;;
+    openssl/*)
+      [ "$file" = src/lua/crypto.c ] ||
+        violation "$file" "only src/lua/crypto.c may include <$name>"
       ;;
     ev.h)
       [ "$file" = src/reactor/reactor_ev.c ] ||

@@ -32,8 +32,27 @@
   ((void)(buf), (void)(size), (const char *)NULL)
 /* A new thread inherits nothing. */
 #define mt_lua_disown_thread(L) ((void)(L))
+/* f(ud) protected, from where nothing may be raised: it takes no memory. */
+static inline int mt_lua_cpcall(lua_State *L, lua_CFunction f, void *ud) {
+  lua_pushcfunction(L, f);
+  lua_pushlightuserdata(L, ud);
+  return lua_pcall(L, 1, 0, 0);
+}
+#define mt_lua_resume(co, from, n, results) lua_resume(co, from, n, results)
+#define mt_lua_jit_off(L) ((void)(L))
+/* The globals of a chunk that lies on top: takes the table there. */
+#define mt_lua_set_env(L, chunk) lua_setupvalue(L, chunk, 1)
+/* The libraries that a sandbox makes its own from. */
+#define MT_LUA_SANDBOX_LIBS                                                   \
+  {"_G", luaopen_base}, {"string", luaopen_string}, {"table", luaopen_table}, \
+      {"math", luaopen_math}, {"os", luaopen_os}, {"debug", luaopen_debug},   \
+      {"coroutine", luaopen_coroutine}, {                                     \
+    "utf8", luaopen_utf8                                                      \
+  }
 
 #elif defined(LUA_JITLIBNAME)
+
+#include <luajit.h>
 
 /* Integers are doubles here. */
 #define MT_LUA_INTEGER_MAX 9007199254740992ULL
@@ -50,6 +69,23 @@ static inline void mt_lua_push_bytes(lua_State *L, const char *b, size_t n) {
   lua_pushlstring(L, lua_touserdata(L, -1), n);
   lua_remove(L, -2);
 }
+
+#define mt_lua_cpcall(L, f, ud) lua_cpcall(L, f, ud)
+static inline int mt_lua_resume(lua_State *co, lua_State *from, int n,
+                                int *results) {
+  int status = lua_resume(co, n);
+  (void)from;
+  *results = lua_gettop(co);
+  return status;
+}
+#define mt_lua_jit_off(L) \
+  luaJIT_setmode(L, 0, LUAJIT_MODE_ENGINE | LUAJIT_MODE_OFF)
+#define mt_lua_set_env(L, chunk) lua_setfenv(L, chunk)
+#define MT_LUA_SANDBOX_LIBS                                                   \
+  {"_G", luaopen_base}, {"string", luaopen_string}, {"table", luaopen_table}, \
+      {"math", luaopen_math}, {"os", luaopen_os}, {"debug", luaopen_debug}, { \
+    "bit", luaopen_bit                                                        \
+  }
 
 #define lua_rawlen(L, i) lua_objlen(L, i)
 #define lua_newuserdatauv(L, size, n) lua_newuserdata(L, size)

@@ -443,6 +443,7 @@ static const luaL_Reg functions[] = {
     {"check_route", mt_lua_check_route},
     {"watch_fd", mt_lua_watch_fd},
     {"watch_folder", mt_lua_watch_folder},
+    {"sandbox", mt_lua_sandbox_new},
     {NULL, NULL}};
 
 int luaopen_mtenant_core(lua_State *L) {
@@ -460,6 +461,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_watch_register(L);
   mt_lua_folder_register(L);
   mt_lua_pump_register(L);
+  mt_lua_sandbox_register(L);
   lua_newtable(L);
   for (i = 0; i < sizeof all / sizeof *all; i++) {
     push_rt(L);

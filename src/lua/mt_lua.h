@@ -146,6 +146,7 @@ struct mt_rt {
 #define MT_LUA_LAZY_ROW MT_LUA_NAME("lazy_row")
 #define MT_LUA_WATCH MT_LUA_NAME("watch")
 #define MT_LUA_FOLDER MT_LUA_NAME("folder")
+#define MT_LUA_SANDBOX MT_LUA_NAME("sandbox")
 
 /* module.c */
 mt_rt *mt_lua_rt(lua_State *L);
@@ -240,6 +241,8 @@ int mt_lua_watch_fd(lua_State *L);
 /* folder.c */
 void mt_lua_folder_register(lua_State *L);
 int mt_lua_watch_folder(lua_State *L);
+void mt_lua_sandbox_register(lua_State *L);
+int mt_lua_sandbox_new(lua_State *L);
 
 /* listen.c */
 void mt_lua_listen_register(lua_State *L);

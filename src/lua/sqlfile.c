@@ -1,9 +1,8 @@
 /*
  * luaopen_mtenant_sqlfile: files of SQL taken apart by PostgreSQL's own parser
- * (libpg_query), and their checksums. A module of its own, so that only who
- * runs migrations loads these libraries. Pure functions over strings.
+ * (libpg_query). A module of its own, so that only who runs migrations loads
+ * that library. Pure functions over strings.
  */
-#include <openssl/evp.h>
 #include <pg_query.h>
 #include <stdio.h>
 
@@ -16,7 +15,7 @@
 __attribute__((visibility("default"))) int luaopen_mtenant_sqlfile(
     lua_State *L);
 
-enum { MAX_BYTES = 32 << 20, SHA256_BYTES = 32 };
+enum { MAX_BYTES = 32 << 20 };
 
 static const char *const class_names[] = {"empty",   "plain", "ddl",    "block",
                                           "session", "copy",  "control"};
@@ -189,28 +188,10 @@ static int split(lua_State *L) {
   return 2;
 }
 
-/* ---- checksums -------------------------------------------------------------- */
-
-/* sha256(text) -> 64 hexadecimal digits */
-static int sha256(lua_State *L) {
-  size_t len;
-  const char *text = luaL_checklstring(L, 1, &len);
-  unsigned char sum[EVP_MAX_MD_SIZE];
-  char hex[2 * SHA256_BYTES + 1];
-  unsigned n = 0, i;
-  if (!EVP_Digest(text, len, sum, &n, EVP_sha256(), NULL) || n != SHA256_BYTES)
-    return luaL_error(L, "sha256: libcrypto refuses it");
-  for (i = 0; i < n; i++) snprintf(hex + 2 * i, 3, "%02x", sum[i]);
-  lua_pushlstring(L, hex, 2 * SHA256_BYTES);
-  return 1;
-}
-
 int luaopen_mtenant_sqlfile(lua_State *L) {
   lua_newtable(L);
   lua_pushcfunction(L, split);
   lua_setfield(L, -2, "split");
-  lua_pushcfunction(L, sha256);
-  lua_setfield(L, -2, "sha256");
   lua_pushcfunction(L, position);
   lua_setfield(L, -2, "position");
   return 1;

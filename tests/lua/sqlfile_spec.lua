@@ -117,21 +117,3 @@ describe("sqlfile.split", function()
       .. (")"):rep(100000)).message)
   end)
 end)
-
-
-describe("sqlfile.sha256", function()
-  it("is that of the standard", function()
-    assert.equal("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852"
-      .. "b855", sqlfile.sha256(""))
-    assert.equal("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f200"
-      .. "15ad", sqlfile.sha256("abc"))
-  end)
-end)
-
-
-describe("sqlfile.position", function()
-  it("counts characters, not bytes", function()
-    assert.same({ 6, 2, 2 }, { sqlfile.position("aé\nbc", 5) })
-    assert.same({ 7, 2, 3 }, { sqlfile.position("aé\nbc", 99) })
-  end)
-end)

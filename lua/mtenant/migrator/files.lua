@@ -3,6 +3,7 @@
 -- each operation; never talks to a server.
 
 local core = require "mtenant.core"
+local crypto = require "mtenant.crypto"
 local errors = require "mtenant.errors"
 local lfs = require "lfs"
 local schema = require "mtenant.schema"
@@ -289,7 +290,7 @@ local function load_one(entry, folder, opts)
       (tostring(why):gsub("^" .. m.path:gsub("%p", "%%%0") .. ": ", "")))
   end
   if not text:find("%S") then return nil, fail(m.name, nil, "the file is empty") end
-  m.checksum = sqlfile.sha256(text)
+  m.checksum = crypto.sha256(text)
   if m.kind == "lua" then return load_lua(m, text) end
   return load_sql(m, text, opts.substitute)
 end

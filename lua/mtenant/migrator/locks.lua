@@ -2,9 +2,9 @@
 -- together, or one alone that changes what the others rely on. They belong to
 -- the session, so that a runner that dies leaves none behind.
 
-local errors = require "mtenant.errors"
-local sqlfile = require "mtenant.sqlfile"
 local core = require "mtenant.core"
+local crypto = require "mtenant.crypto"
+local errors = require "mtenant.errors"
 local task = require "mtenant.task"
 
 
@@ -25,7 +25,7 @@ end
 
 -- One number for each tracking table's name.
 local function class_of(tracking)
-  local hex = sqlfile.sha256("mtenant migrations of " .. tracking):sub(1, 8)
+  local hex = crypto.sha256("mtenant migrations of " .. tracking):sub(1, 8)
   return signed(tonumber(hex, 16))
 end
 
