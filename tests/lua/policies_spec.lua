@@ -184,8 +184,8 @@ describe("policy hashed", function()
 
   it("gives each server its share, the same in every process", function()
     local _, count = places(three)
-    assert.same({ a = 3349, b = 3342, c = 3309 }, count)
-    assert.equal("a", resolve(three, "acme").server)
+    assert.same({ a = 3326, b = 3289, c = 3385 }, count)
+    assert.equal("c", resolve(three, "acme").server)
   end)
 
   it("moves to a new server what it takes, and nobody else", function()
@@ -208,7 +208,7 @@ describe("policy hashed", function()
   it("goes by weights", function()
     local _, count = places(hashed.new { servers = { a = 3, b = 1 } })
     assert.equal(TENANTS, count.a + count.b)
-    assert.same({ a = 7518, b = 2482 }, count)
+    assert.same({ a = 7531, b = 2469 }, count)
     -- all weights doubled are the same weights
     local n = moves((places(hashed.new { servers = { a = 3, b = 1 } })),
                     (places(hashed.new { servers = { a = 6, b = 2 } })))
@@ -366,7 +366,7 @@ describe("policy canary", function()
 
   it("takes its part, exactly the same one always", function()
     local _, count = places(ring(5))
-    assert.same({ new = 526, old = 9474 }, count)
+    assert.same({ new = 480, old = 9520 }, count)
     assert.same({ old = TENANTS }, select(2, places(ring(0))))
     assert.same({ new = TENANTS }, select(2, places(ring(100))))
   end)

@@ -58,6 +58,12 @@ local function database_url(config)
 end
 
 
+-- Where no configuration says what schemas are called, no route fails for that.
+local function same_name(id)
+  return id
+end
+
+
 -- The configuration that the policy is asked in.
 local function config_of(run, self)
   local config = {}
@@ -72,15 +78,17 @@ local function config_of(run, self)
     connection.url = NOWHERE
     config.connection = connection
   end
+  self.has_template = config.isolation ~= nil
+  config.isolation = config.isolation or { schema_name_template = same_name }
   if run.opts.servers then config.servers = named_servers(run.opts.servers) end
   return config
 end
 
 
 -- what is asked: a file, or what the configuration has
-local function source_of(run, config, path)
+local function source_of(run, self, config, path)
   local source = path or config.policy or config.resolve
-  if source == nil and not config.isolation then
+  if source == nil and not self.has_template then
     run:usage("name a policy by --policy FILE, or a configuration by "
       .. "--config FILE")
   end
@@ -107,7 +115,8 @@ function M.open(run, path)
   run.opts.may_lack_config = true
   local self = setmetatable({ run = run }, mt)
   local config = config_of(run, self)
-  local source = place(run, config, source_of(run, config, path), path)
+  local source = place(run, config, source_of(run, self, config, path),
+                       path)
   self.name = type(source) == "string" and source or run:settings().path
   if source then
     self.policy = run:must(policies.load(source))
@@ -141,6 +150,10 @@ function methods:ask(id, request)
   self.answer = nil
   local out = policies.explain(self.manager, id, request)
   out.answer = self.answer
+  if out.route and not self.has_template
+     and not (out.answer and out.answer.schema) then
+    out.route.schema = nil
+  end
   return out
 end
 

@@ -107,7 +107,9 @@ local run
 
 -- An event is a call of its own, in a task of its own.
 local function deliver(self, call, id, ...)
-  local ok, err = run(self, { ctx = call.ctx, waits = true }, "deliver", id, ...)
+  local of_event = { ctx = call.ctx, waits = true, invalidate = call.invalidate,
+                     listening = call.listening }
+  local ok, err = run(self, of_event, "deliver", id, ...)
   if ok == nil and err ~= nil then
     SERVE.log(self, call, errors.text_of(err))
   end

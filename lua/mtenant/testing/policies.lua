@@ -42,6 +42,11 @@ local function servers_of(given)
 end
 
 
+local function same_name(id)
+  return id
+end
+
+
 --- A policy under test. Raises misuse when it can't be loaded.
 ---@param source string|table|function  a file's path, a policy or its resolve
 ---@param opts? table  servers (names, or urls by name), shared (a script, as for
@@ -54,6 +59,8 @@ function M.policy(source, opts)
   local config, servers, names = {}, servers_of(opts.servers)
   for key, value in pairs(opts.config or {}) do config[key] = value end
   config.resolve = policies.resolver(policy)
+  -- what schemas are called where neither route nor configuration says it
+  config.isolation = config.isolation or { schema_name_template = same_name }
   if next(servers) then config.servers = servers end
   return setmetatable({
     policy = policy, shared = routes.shared(opts.shared or {}),
