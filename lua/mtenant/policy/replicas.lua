@@ -53,7 +53,7 @@ function M.new(opts)
   opts = common.check("replicas", opts, {
     primary = { "policy", required = true },
     replicas = { "table", required = true },
-    max_lag_ms = { "number", min = 0 },
+    max_lag_ms = { "number", min = 1 },
     read_your_writes = { "boolean", default = true },
   })
   check_lists(opts.replicas)
