@@ -8,6 +8,7 @@
 
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
+local named_servers = require "mtenant.named_servers"
 local retry = require "mtenant.retry"
 local schema = require "mtenant.schema"
 
@@ -153,6 +154,7 @@ local LEADING = {
     default = database_url },
   { "resolve", kind = "function" },
   { "policy", kind = { "string", "table", "function" }, check = check_policy },
+  { "servers", kind = "table", check = named_servers.check },
   { "isolation.strategy", kind = "string", default = "schema",
     required = true, enum = { "schema", "database", "row", "hybrid" } },
   { "isolation.schema_name_template", kind = "function",
@@ -241,9 +243,9 @@ local TRAILING = {
   { "routing.max_entries", kind = "integer", min = 1, default = 100000 },
   { "routing.max_concurrent", kind = "integer", min = 1, default = 64 },
   { "routing.reload", kind = "boolean", default = true },
-  { "routing.memory_bytes", kind = "integer", min = 1048576,
-    default = 33554432 },
-  { "routing.time_ms", kind = "number", min = 1, default = 20 },
+  { "routing.memory_bytes", kind = "integer", min = 262144,
+    default = 16777216 },
+  { "routing.time_ms", kind = "number", min = 1, default = 10 },
 
   { "hooks.on_pool_created", kind = "function" },
   { "hooks.on_pool_evicted", kind = "function" },
@@ -289,6 +291,7 @@ local checker = make_checker()
 ---@field routing? table of a configuration that has a policy, or says so:
 --- ttl_ms, negative_ttl_ms, stale_while_revalidate_ms, stale_if_error_ms,
 --- max_entries, max_concurrent, reload, memory_bytes, time_ms
+---@field servers? table<string, string|table>
 ---@field breaker table failure_threshold, initial_delay_ms, max_delay_ms,
 --- break_duration_ms, fail_fast, failure_ratio, minimum_throughput,
 --- sampling_duration_ms

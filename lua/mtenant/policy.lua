@@ -5,7 +5,9 @@
 -- A policy is a table { resolve =, identify =, ... } or the function `resolve`
 -- alone; a file returns one of them.
 
+local crypto = require "mtenant.crypto"
 local errors = require "mtenant.errors"
+local sandbox = require "mtenant.policy.sandbox"
 local schema = require "mtenant.schema"
 local task = require "mtenant.task"
 
@@ -14,7 +16,7 @@ local format = string.format
 local ipairs, pairs, pcall, setmetatable, tostring, type =
   ipairs, pairs, pcall, setmetatable, tostring, type
 
-local FILE_BYTES_MAX = 4 * 1024 * 1024
+local FILE_BYTES_MAX = 1024 * 1024
 local SELFTEST_MS = 5000
 -- where a policy that is tested alone connects to
 local NOWHERE = "postgresql://scripted.invalid/"
@@ -128,29 +130,7 @@ end
 ---@param source string
 ---@return string
 function M.hash(source)
-  local found, crypto = pcall(require, "mtenant.crypto") -- TEMP
-  if found then return crypto.sha256(source) end
-  local h = 5381
-  for i = 1, #source do h = (h * 33 + source:byte(i)) % 4294967296 end
-  return format("%08x%d", h, #source)
-end
-
-
--- what the text of a file returns; runs in a sandbox
-local function run(source, name, limits)
-  local found, sandbox = pcall(require, "mtenant.policy.sandbox") -- TEMP
-  if not found then
-    local fn, why = load(source, "@" .. name, "t")
-    if not fn then return nil, policy_error("%s", why) end
-    local ok, object = pcall(fn)
-    if not ok then return nil, policy_error("%s", object) end
-    return object
-  end
-  return sandbox.load(source, {
-    name = name,
-    memory_bytes = limits.memory_bytes,
-    time_ms = limits.time_ms,
-  })
+  return crypto.sha256(source)
 end
 
 
@@ -167,7 +147,11 @@ function M.load(what, limits)
   local source, object, policy, err
   source, err = M.read(what)
   if not source then return nil, err end
-  object, err = run(source, what, limits or {})
+  object, err = sandbox.load(source, {
+    name = what,
+    memory_bytes = limits and limits.memory_bytes,
+    time_ms = limits and limits.time_ms,
+  })
   if not object then return nil, err end
   policy, err = check(object, what)
   if not policy then
@@ -184,11 +168,6 @@ end
 local function ignore() end
 
 
-local function unit(text)
-  return require("mtenant.crypto").unit(text)
-end
-
-
 --- What a policy gets as `ctx`, but for what is one call's.
 ---@param cfg table  the configuration, for the names of its servers
 ---@param shared fun(): table  gives the shared handle when it is asked for
@@ -200,39 +179,11 @@ function M.context(cfg, shared, log)
   table.sort(servers)
   local core = require "mtenant.core"
   return setmetatable({
-    sleep = task.sleep, now_ms = core.now_ms, note = ignore, hash = unit,
+    sleep = task.sleep, now_ms = core.now_ms, note = sandbox.no_note, hash = crypto.unit,
     servers = servers, log = log,
   }, { __index = function(_, key)
     if key == "shared" then return shared() end
   end })
-end
-
-
-local function take_ttl(route, took)
-  local ttl = route.ttl_ms
-  if ttl == nil then return route end
-  if type(ttl) ~= "number" or not (ttl >= 0 and ttl < math.huge) then
-    return nil, policy_error("route.ttl_ms must be a number >= 0")
-  end
-  took(ttl)
-  local out = {}
-  for key, value in pairs(route) do out[key] = value end
-  out.ttl_ms = nil
-  return out
-end
-
-
---- `resolve` as routing.lua calls it: without ttl_ms in the route, which is
--- told to ctx.took_ttl instead, where there is such a function.
----@param policy table
----@return fun(id: string, ctx: table): table|nil, any
-function M.resolver(policy)
-  local resolve = policy.resolve
-  return function(id, ctx)
-    local route, reason = resolve(id, ctx)
-    if type(route) ~= "table" then return route, reason end
-    return take_ttl(route, ctx.took_ttl or ignore)
-  end
 end
 
 
@@ -323,10 +274,9 @@ end
 local function ask(policy, cfg, id, ctx)
   local routing = require "mtenant.routing"
   local answer
-  local resolve = M.resolver(policy)
   local view = setmetatable({ policy = false, resolve = function(...)
     local reason
-    answer, reason = resolve(...)
+    answer, reason = policy.resolve(...)
     return answer, reason
   end }, { __index = cfg })
   local route, err = routing.resolve(view, id, ctx)

@@ -13,6 +13,7 @@ local errors = require "mtenant.errors"
 local policies = require "mtenant.policy"
 local reload = require "mtenant.reload"
 local route_cache = require "mtenant.route_cache"
+local routes = require "mtenant.routes"
 local routing = require "mtenant.routing"
 local task = require "mtenant.task"
 
@@ -45,6 +46,15 @@ local function call(what, fn, ...)
 end
 
 
+-- what may go into a sandbox
+local function plain(ev)
+  local out, err = {}, ev.error
+  for key, value in pairs(ev) do out[key] = value end
+  out.error = err and { code = err.code, message = err.message }
+  return out
+end
+
+
 --- Tells the debug log, the hook and the policy.
 function methods:tell(kind, ev)
   local policy = self.version.policy
@@ -53,7 +63,7 @@ function methods:tell(kind, ev)
                                reason = kind, error = ev.error,
                                policy = ev.policy, version = ev.version })
   call("hooks.on_policy_event", self._manager._config.hooks.on_policy_event, ev)
-  call("policy.on_event", policy.on_event, ev)
+  call("policy.on_event", policy.on_event, plain(ev))
 end
 
 
@@ -81,14 +91,12 @@ end
 
 -- Asks a version of the policy: route, error, ttl_ms.
 local function ask(version, id, ctx)
-  local ttl
-  function ctx.took_ttl(ms) ttl = ms end
   version.users = version.users + 1
   local ok, route, err = pcall(routing.resolve, version.view, id, ctx)
   version.users = version.users - 1
   version:let_go()
   if not ok then return nil, errors.wrap(route, "policy") end
-  return route, err, ttl
+  return route, err, route and route.ttl_ms
 end
 
 
@@ -192,7 +200,10 @@ local function refresh(self, id)
   request(self, id, function(route, _, tag, fresh_ms, stale_ms)
     if self._over then return end
     -- without a route the entry goes, and who uses it next hears why
-    self._core:renew(id, route and tag or 0, fresh_ms or 0, stale_ms or 0)
+    if self._core:renew(id, route and tag or 0, fresh_ms or 0, stale_ms or 0)
+    then
+      self._manager._routes[id] = route
+    end
   end)
 end
 
@@ -215,9 +226,8 @@ local function migrate(self, id, token, route, tag, ...)
   local migrated, err = self._manager:_migrated(id, route)
   local outdated = version ~= self.version or flight.outdated
   self._migrating[flight] = nil
-  if not migrated then return self._core:resolved(token, nil, err) end
-  if outdated then return self:resolve(id, token) end
-  self._core:resolved(token, migrated, nil, tag, ...)
+  if migrated and outdated then return self:resolve(id, token) end
+  routes.answer(self._manager, id, token, migrated, err, tag, ...)
 end
 
 
@@ -226,7 +236,7 @@ local function answer(self, id, token, route, err, ...)
   if not route then return self._core:resolved(token, nil, err) end
   manager:_note_strategy(id, route.strategy)
   if not manager._migrator then
-    return self._core:resolved(token, route, nil, ...)
+    return routes.answer(manager, id, token, route, nil, ...)
   end
   task.spawn(migrate, self, id, token, route, ...)
 end
@@ -293,7 +303,7 @@ end
 
 local function view_of(manager, policy)
   return setmetatable({ policy = false,
-                        resolve = policy and policies.resolver(policy) }, {
+                        resolve = policy.resolve }, {
     __index = function(_, key) return manager._config[key] end,
   })
 end
@@ -382,9 +392,6 @@ function M.new(manager, handle)
     return manager:get_shared_db()
   end, log_of(function() return self.version.policy.name end)) }
   self:use(policy, "start")
-  if not cfg.resolve and not cfg.policy then
-    self.version.view.resolve = nil -- the templates alone
-  end
   if cfg.policy then self:configured(cfg) end
   self.reloading = reload.new(self, cfg)
   return self

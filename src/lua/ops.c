@@ -205,6 +205,7 @@ static int l_cancel(lua_State *L) {
       }
       return 0;
     case MT_OP_ACQUIRE:
+    case MT_OP_ROUTE:
       cancel_acquire(op);
       break;
     case MT_OP_FETCH:
@@ -242,7 +243,7 @@ void mt_ops_forget_simulated(mt_rt *rt) {
       op->loop = &rt->real;
       continue;
     }
-    if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->acquire || op->lease) cancel_acquire(op);
     if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_FETCH) op->lease_ud->fetch = NULL;
     if (op->kind == MT_OP_LISTEN) mt_lua_listen_cancel(op);
@@ -257,7 +258,7 @@ void mt_ops_close(mt_rt *rt) {
   for (i = 0; i < rt->nops; i++) {
     mt_op *op = rt->ops[i];
     if (!op) continue;
-    if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->acquire || op->lease) cancel_acquire(op);
     if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_CONNECT && op->flight) continue; /* ends by itself */
     if (op->kind == MT_OP_LISTEN) mt_lua_listen_cancel(op);

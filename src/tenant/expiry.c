@@ -5,14 +5,22 @@
  * If the answer is the same route, the new entry goes on with the scope, the
  * pool and the ping of the old one, and nobody hears of it. See tenant.h.
  */
+#include <math.h>
+
 #include "tenant/tenant_priv.h"
 
 /* ---- limits --------------------------------------------------------------- */
 
-void mt__route_limit(mt_tenant *t, double fresh_ms, double stale_ms) {
-  double now = mt_reactor_now(t->manager->reactor);
-  t->fresh_until = now + fresh_ms;
+static void limit(mt_tenant *t, double fresh_ms, double stale_ms) {
+  t->fresh_until = mt_reactor_now(t->manager->reactor) + fresh_ms;
   t->stale_until = t->fresh_until + stale_ms;
+}
+
+void mt__route_limit(mt_tenant *t, const mt_route_options *o) {
+  t->epoch = t->manager->epoch;
+  t->tag = o ? o->tag : 0;
+  t->fresh_until = t->stale_until = HUGE_VAL;
+  if (t->tag) limit(t, o->fresh_ms, o->stale_ms);
 }
 
 bool mt_manager_renew(mt_manager *m, const char *id, uint64_t tag,
@@ -24,7 +32,7 @@ bool mt_manager_renew(mt_manager *m, const char *id, uint64_t tag,
     return false;
   }
   t->epoch = m->epoch;
-  mt__route_limit(t, fresh_ms, stale_ms);
+  limit(t, fresh_ms, stale_ms);
   return true;
 }
 
@@ -79,9 +87,7 @@ static mt_tenant *supersede(mt_tenant *t, mt_error **err) {
     return NULL;
   }
   remember(now, t);
-  HASH_DELETE(hh, m->tenants, t);
-  mt_list_remove(&m->lru, &t->lru);
-  t->registered = false;
+  mt__tenant_leave(t);
   mt__tenant_check(t);
   return mt__tenant_enter(now, err) == MT_OK ? now : NULL;
 }

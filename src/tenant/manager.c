@@ -188,18 +188,25 @@ static void tell_evicted(mt_tenant *t, const char *reason) {
 void mt__tenant_reroute(mt_tenant *t, const char *reason) {
   mt_tenant_ref(t);
   tell_evicted(t, reason);
+  mt__readers_detach(t);
   if (t->state == MT_TENANT_READY) t->rerouting = true;
   mt__route_forget_question(t);
   mt__tenant_check(t);
   mt_tenant_unref(t);
 }
 
-void mt__tenant_evict(mt_tenant *t, const char *reason) {
+void mt__tenant_leave(mt_tenant *t) {
   mt_manager *m = t->manager;
   assert(t->registered && !t->shared);
   HASH_DELETE(hh, m->tenants, t);
   mt_list_remove(&m->lru, &t->lru);
+  mt_list_push(&m->draining, &t->lru);
   t->registered = false;
+  mt__readers_detach(t);
+}
+
+void mt__tenant_evict(mt_tenant *t, const char *reason) {
+  mt__tenant_leave(t);
   t->refs++;
   tell_evicted(t, reason);
   mt_tenant_unref(t);
@@ -329,6 +336,7 @@ static void drop_entry(mt_tenant *t, const mt_error *err) {
   mt__route_forget_former(t, NULL);
   if (t->flight) mt__flight_abort(t->flight, err);
   mt__tenant_fail_pending(t, err);
+  mt__readers_detach(t);
   if (t->registered) {
     t->registered = false;
     if (t->shared) {

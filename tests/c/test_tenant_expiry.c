@@ -35,15 +35,14 @@ static struct {
 
 static void resolve(mt_manager *m, const char *id, uint64_t token, void *data) {
   mt_route route = {.schema = next.schema};
+  mt_route_options o = {.size = sizeof o,
+                        .tag = next.tag,
+                        .fresh_ms = next.fresh_ms,
+                        .stale_ms = next.stale_ms};
   (void)id;
   (void)data;
   next.asked++;
-  if (!next.schema) {
-    mt_manager_resolved(m, token, NULL, NULL);
-    return;
-  }
-  mt_manager_resolved_for(m, token, &route, next.tag, next.fresh_ms,
-                          next.stale_ms);
+  mt_manager_resolved_with(m, token, next.schema ? &route : NULL, &o, NULL);
 }
 
 static void start(mt_house *h) {

@@ -21,7 +21,7 @@ end
 
 return tiers.new {
   version = "1",
-  identify = identify.subdomain { domain = "example.test" },
+  identify = identify.subdomain { base = "example.test" },
 
   pinned = {
     umbrella = { server = "standard", schema = "umbrella_legacy" },
