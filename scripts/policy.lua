@@ -19,9 +19,10 @@ end
 
 
 local function check(run)
-  local loaded = run:must(policy.load(run.opts.file))
-  local results = run:must(policy.run_selftest(loaded))
-  loaded.close()
+  local opened = policies.open(run, run.opts.file)
+  local loaded = opened.policy
+  local results = run:must(policy.run_selftest(loaded, opened.manager._config))
+  opened:close()
   for _, result in ipairs(results) do show_case(run, result) end
   run.console:event({ event = "summary", total = #results,
                       failed = results.failed, version = loaded.version })

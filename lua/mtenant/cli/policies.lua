@@ -5,6 +5,8 @@ local errors = require "mtenant.errors"
 local markers = require "mtenant.markers"
 local mtenant = require "mtenant"
 local policies = require "mtenant.policy"
+local routing = require "mtenant.routing"
+local servers = require "mtenant.testing.servers"
 
 -- where nothing connects to
 local NOWHERE = "postgresql://nowhere.invalid/"
@@ -42,15 +44,6 @@ local function watched(policy, self)
 end
 
 
-local function named_servers(names)
-  local out = {}
-  for _, name in ipairs(names) do
-    out[name] = ("postgresql://%s.invalid/"):format(name)
-  end
-  return out
-end
-
-
 local function database_url(config)
   local connection = config.connection
   return type(connection) == "table" and connection.url
@@ -80,7 +73,7 @@ local function config_of(run, self)
   end
   self.has_template = config.isolation ~= nil
   config.isolation = config.isolation or { schema_name_template = same_name }
-  if run.opts.servers then config.servers = named_servers(run.opts.servers) end
+  if run.opts.servers then config.servers = servers.named(run.opts.servers) end
   return config
 end
 
@@ -128,6 +121,7 @@ function M.open(run, path)
     run:fail(run:settings().path .. ": " .. (text:match("%[mtenant%] (.*)$")
       or text))
   end
+  if not config.servers then servers.allow_any(manager._config) end
   self.manager = manager
   return self
 end
@@ -142,6 +136,15 @@ function methods:identify(request)
 end
 
 
+--- A route as one may show it; the url of the configuration is no part of it.
+function methods:describe(route)
+  if not route then return nil end
+  local out = routing.describe(self.manager._config, route)
+  out.url = route.given and not route.server and out.url or nil
+  return out
+end
+
+
 --- Where a tenant lives: { tenant_id, route, error, notes, answer }; answer is
 -- what the policy has said, route what came of it.
 ---@param id string
@@ -150,6 +153,7 @@ function methods:ask(id, request)
   self.answer = nil
   local out = policies.explain(self.manager, id, request)
   out.answer = self.answer
+  out.route = self:describe(out.route)
   if out.route and not self.has_template
      and not (out.answer and out.answer.schema) then
     out.route.schema = nil
@@ -162,13 +166,11 @@ end
 ---@param answer table
 ---@return string
 function methods.server_of(_, answer)
-  local route = answer.answer or answer.route or {}
-  if type(route.server) == "string" then return route.server end
-  if route.url then
-    return (route.url:gsub("^%a+://", ""):gsub("^[^@/]*@", "")
-      :gsub("[/?].*$", ""))
-  end
-  return "(the configuration's)"
+  local route = answer.route
+  if route.server then return route.server end
+  if not route.url then return "(the configuration's)" end
+  return (route.url:gsub("^%a+://", ""):gsub("^[^@/]*@", "")
+    :gsub("[/?].*$", ""))
 end
 
 

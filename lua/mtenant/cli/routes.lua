@@ -9,13 +9,6 @@ local M = {}
 local FIELDS = { "server", "url", "database", "schema", "role", "strategy" }
 
 
--- a password is nobody's business
-local function shown_url(url)
-  return (url:gsub("^(%a+://[^:/@]*):[^@/]*@", "%1:***@")
-    :gsub("([?&]password=)[^&]*", "%1***"))
-end
-
-
 local function pairs_of(t)
   local keys, out = {}, {}
   for key in pairs(t) do keys[#keys + 1] = tostring(key) end
@@ -27,7 +20,7 @@ end
 
 local function replica_name(replica)
   if type(replica) == "string" then return replica end
-  return replica.server or shown_url(replica.url or "?")
+  return replica.server or replica.url or "?"
 end
 
 
@@ -43,21 +36,19 @@ local function read_text(read)
 end
 
 
--- what the policy said over what was made of it: "eu1" says more than its address
-local function merged(found)
+-- without what is not the route's own
+local function shown(found)
   local out = {}
   for key, value in pairs(found.route) do out[key] = value end
-  for key, value in pairs(found.answer or {}) do out[key] = value end
   out.ttl_ms = nil
-  if out.url then out.url = shown_url(out.url) end
   return out
 end
 
 
-local function took_text(self, found)
-  local ttl = found.answer and found.answer.ttl_ms
-    or self.policy and self.policy.ttl_ms
-  return ttl and ("%g ms"):format(ttl) or "by the configuration"
+-- how long a manager keeps the answer, in ms
+local function ttl_of(self, found)
+  return found.answer and found.answer.ttl_ms or self.policy and self.policy.ttl_ms
+    or self.manager._config.routing and self.manager._config.routing.ttl_ms
 end
 
 
@@ -71,7 +62,7 @@ end
 
 
 local function rows_of(self, found)
-  local route = merged(found)
+  local route = shown(found)
   local rows = { { "tenant", found.tenant_id } }
   local function add(name, text) rows[#rows + 1] = { name, text } end
   for _, name in ipairs(FIELDS) do
@@ -84,8 +75,9 @@ local function rows_of(self, found)
   end
   if route.read then add("read", read_text(route.read)) end
   add("policy", self.name)
-  add("asked", "just now; a manager keeps the answer for "
-    .. took_text(self, found))
+  local ttl = ttl_of(self, found)
+  add("asked", "just now" .. (ttl and ("; a manager keeps the answer for %g ms")
+    :format(ttl) or ""))
   return rows
 end
 
@@ -106,9 +98,8 @@ local function event_of(self, found)
     event.success, event.error = false, found.error
     return event
   end
-  event.success, event.route = true, merged(found)
-  event.ttl_ms = found.answer and found.answer.ttl_ms
-    or self.policy and self.policy.ttl_ms
+  event.success, event.route = true, shown(found)
+  event.ttl_ms = ttl_of(self, found)
   if event.route.read then event.route.read = plain_read(event.route.read) end
   return event
 end

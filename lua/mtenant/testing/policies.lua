@@ -5,6 +5,7 @@ local errors = require "mtenant.errors"
 local policies = require "mtenant.policy"
 local routes = require "mtenant.testing.routes"
 local schema = require "mtenant.schema"
+local servers = require "mtenant.testing.servers"
 
 local misuse = errors.misuse
 
@@ -26,22 +27,6 @@ local methods = {}
 local mt = { __name = "mtenant.testing.policy", __index = methods }
 
 
--- "eu1" stands for { eu1 = url }: the servers need not be there
-local function servers_of(given)
-  local out, names = {}, {}
-  for key, value in pairs(given or {}) do
-    if type(key) == "number" then
-      out[value] = ("postgresql://%s.invalid/"):format(value)
-    else
-      out[key] = value
-    end
-  end
-  for name in pairs(out) do names[#names + 1] = name end
-  table.sort(names)
-  return out, names
-end
-
-
 local function same_name(id)
   return id
 end
@@ -49,29 +34,32 @@ end
 
 --- A policy under test. Raises misuse when it can't be loaded.
 ---@param source string|table|function  a file's path, a policy or its resolve
----@param opts? table  servers (names, or urls by name), shared (a script, as for
+---@param opts? table  servers (names, or urls by name; any name will do without
+--- it), shared (a script, as for
 --- testing.shared), config (the rest of the configuration)
 ---@return mtenant.testing.Policy
 function M.policy(source, opts)
   opts = options:check(opts or {}, 2)
   local policy, err = policies.load(source)
   if not policy then misuse(2, "testing.policy: %s", err.message) end
-  local config, servers, names = {}, servers_of(opts.servers)
+  local config = {}
   for key, value in pairs(opts.config or {}) do config[key] = value end
-  config.resolve = policies.resolver(policy)
+  config.resolve = policy.resolve
   -- what schemas are called where neither route nor configuration says it
   config.isolation = config.isolation or { schema_name_template = same_name }
-  if next(servers) then config.servers = servers end
+  config.servers = config.servers or servers.named(opts.servers)
+  local cfg = routes.define(config, 3)
+  if not opts.servers then servers.allow_any(cfg) end
   return setmetatable({
     policy = policy, shared = routes.shared(opts.shared or {}),
-    _config = config, _names = names,
+    _config = cfg,
   }, mt)
 end
 
 
 local function ask(self, id, request, notes)
-  return routes.resolve(self._config, id, {
-    shared = self.shared, servers = self._names, request = request,
+  return routes.ask(self._config, id, {
+    shared = self.shared, request = request,
     note = notes and function(fmt, ...)
       notes[#notes + 1] = fmt:format(...)
     end,
@@ -119,7 +107,7 @@ function methods:distribution(ids)
   for _, id in ipairs(ids) do
     local route, err = ask(self, id)
     if not route then error(err, 0) end
-    local server = route.server_name or route.server
+    local server = route.server
     count[server] = (count[server] or 0) + 1
   end
   return count
@@ -129,7 +117,7 @@ end
 --- Runs its self-tests; raises what the first failure is.
 ---@return integer  how many there are
 function methods:selftest()
-  local results, err = policies.run_selftest(self.policy)
+  local results, err = policies.run_selftest(self.policy, self._config)
   if not results then error(err, 0) end
   for _, result in ipairs(results) do
     if not result.ok then

@@ -208,10 +208,19 @@ local function unit(text)
 end
 
 
+local function names_of(servers)
+  local names = {}
+  for name in pairs(servers or {}) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+
 -- as a manager's, but that nothing is noted unless somebody gives a note
-local function context(given, id)
+local function context(given, id, cfg)
   local ctx = { sleep = task.sleep, now_ms = core.now_ms, tenant_id = id,
-                hash = unit, servers = {}, note = nothing, log = nothing }
+                hash = unit, servers = names_of(cfg.servers), note = nothing,
+                log = nothing }
   for key, value in pairs(given or {}) do ctx[key] = value end
   if ctx.shared == nil then
     ctx.shared = M.shared({})
@@ -249,6 +258,23 @@ local function resolve(cfg, id, ctx)
 end
 
 
+--- A configuration, or a resolver alone as one, to be asked by `ask`.
+---@param policy table|function
+---@param level integer  who is to blame
+---@return table
+function M.define(policy, level)
+  if schema.is_callable(policy) then policy = { resolve = policy } end
+  return config.define(policy, { level = level + 1, getenv = nowhere })
+end
+
+
+--- As resolve, of a defined configuration.
+function M.ask(cfg, id, ctx)
+  if task.current() then return resolve(cfg, id, context(ctx, id, cfg)) end
+  return task.run(resolve, cfg, id, context(ctx, id, cfg))
+end
+
+
 --- The route of a tenant as a manager would find it, or the error that its
 -- callers would get. Connects to nothing.
 ---@param policy table|function  a configuration, or a `resolve` function
@@ -259,14 +285,11 @@ end
 --  setting_value, server
 ---@return mtenant.error|nil err
 function M.resolve(policy, id, ctx)
-  if schema.is_callable(policy) then policy = { resolve = policy } end
-  local cfg = config.define(policy, { level = 3,
-                                      getenv = nowhere })
+  local cfg = M.define(policy, 3)
   if ctx ~= nil and type(ctx) ~= "table" then
     misuse(2, "testing.resolve: ctx must be a table, got %s", type(ctx))
   end
-  if task.current() then return resolve(cfg, id, context(ctx, id)) end
-  return task.run(resolve, cfg, id, context(ctx, id))
+  return M.ask(cfg, id, ctx)
 end
 
 

@@ -45,8 +45,8 @@ describe("the fleet's policy", function()
     local after = policy({ "east", "north", "west" })
     local moved = 0
     for _, id in ipairs(ids(3000)) do
-      local from = assert(before:resolve(id)).server_name
-      local to = assert(after:resolve(id)).server_name
+      local from = assert(before:resolve(id)).server
+      local to = assert(after:resolve(id)).server
       assert.truthy(from == to or to == "north")
       if from ~= to then moved = moved + 1 end
     end
@@ -55,8 +55,8 @@ describe("the fleet's policy", function()
 
   it("knows who was moved by hand", function()
     local p = policy({ "east", "north", "west" }, { t1 = "west", t2 = "east" })
-    assert.equal("west", assert(p:resolve("t1")).server_name)
-    assert.equal("east", assert(p:resolve("t2")).server_name)
+    assert.equal("west", assert(p:resolve("t1")).server)
+    assert.equal("east", assert(p:resolve("t2")).server)
     local notes = p:explain("t1")
     assert.equal("directory: a row of moved", notes[1])
   end)
