@@ -8,7 +8,8 @@ local schema = require "mtenant.schema"
 local options = schema.new({
   name = "middleware",
   { "context", kind = "table", required = true },
-  { "identify", kind = "function", required = true },
+  { "identify", kind = "function" },
+  { "request", kind = "function" },
   { "validate", kind = "function" },
   { "enrich", kind = "function" },
   { "on_error", kind = "function" },
@@ -53,10 +54,27 @@ function M.body_of(status)
 end
 
 
+-- the function that finds the tenant of a request
+local function identifier(o, level)
+  if o.identify then return o.identify end
+  local context, shape = o.context, o.request
+  if not schema.is_callable(context.can_identify) or not context:can_identify()
+  then
+    errors.misuse(level + 1, "middleware: identify is required, for the "
+      .. "manager has no policy that has one")
+  end
+  return function(request)
+    return context:identify(shape and shape(request) or request)
+  end
+end
+
+
 --- Makes a function that finds a request's tenant and enters its context.
 ---@param opts table  fields:
 --  context   what mtenant.create_tenant_context has made
---  identify(request) -> the tenant's id; nil: there is none
+--  identify(request) -> the tenant's id; nil: there is none. Without it the
+--    policy of the manager is asked, which gets what `request` makes of it
+--  request(request) -> { host =, path =, method =, headers = }; the host's own
 --  validate(id, request) -> may it be served? optional
 --  enrich(id, request) -> table of what else the context is to have; optional
 --  on_error(err, status, request)  hears of what went wrong; optional
@@ -68,13 +86,15 @@ function M.new(opts)
     errors.misuse(2, "middleware: context must be a tenant context")
   end
 
+  local identify = identifier(o, 2)
+
   local function refuse(request, status, err)
     if o.on_error then o.on_error(err, status, request) end
     return false, status, M.body_of(status)
   end
 
   local function enter(request)
-    local id, err = o.identify(request)
+    local id, err = identify(request)
     if id == nil or id == "" then
       return refuse(request, err and M.status_of(err) or 400, err or errors.new(
         "invalid_tenant_id", "the request names no tenant"))

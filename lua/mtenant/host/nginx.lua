@@ -193,13 +193,29 @@ local function answer(status, body)
 end
 
 
+-- A request as a policy's `identify` gets it. A header that comes twice is
+-- ambiguous: the policy is shown none of them.
+local function request_of()
+  local headers = {}
+  for name, value in pairs(ngx.req.get_headers()) do
+    if type(value) == "string" then headers[name:lower()] = value end
+  end
+  local var = ngx.var
+  return { host = var.host, path = var.uri, method = ngx.req.get_method(),
+           headers = headers }
+end
+
+
 --- Middleware for access_by_lua (or the start of content_by_lua): finds the
 -- request's tenant, and enters its context to the end of the request. Answers
 -- 400, 403, 500 or 503 with JSON where it can't.
----@param opts table  of mtenant.middleware; its functions get `ngx`
+---@param opts table  of mtenant.middleware; its functions get `ngx`. Without
+--  `identify` the policy of the manager says which tenant it is
 ---@return fun()
 function M.middleware(opts)
-  local enter = require("mtenant.middleware").new(opts)
+  local all = { request = request_of }
+  for key, value in pairs(opts) do all[key] = value end
+  local enter = require("mtenant.middleware").new(all)
   return function()
     local ok, status, body = enter(ngx)
     if not ok then return answer(status, body) end
