@@ -7,6 +7,7 @@ local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local listen = require "mtenant.listen"
 local pipeline = require "mtenant.pipeline"
+local reader = require "mtenant.reader"
 local statement = require "mtenant.statement"
 local task = require "mtenant.task"
 local transaction = require "mtenant.transaction"
@@ -149,6 +150,7 @@ end
 
 
 methods._start = start
+reader.install(methods)
 statement.extend(methods)
 listen.install(methods)
 

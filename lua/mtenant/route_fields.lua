@@ -1,7 +1,8 @@
 --- The fields of a route, as a policy or a resolver answers it: checked, each
--- by its name, before anything is done with them. Pure. Used by routing.lua,
+-- by its name, before anything is done with them. No I/O. Used by routing.lua,
 -- which fills in what the configuration knows.
 
+local core = require "mtenant.core"
 local named_servers = require "mtenant.named_servers"
 local schema = require "mtenant.schema"
 
@@ -205,8 +206,13 @@ local function read_one(cfg, item, path)
   local server
   problem, server = check_place(cfg, item, path)
   if problem then return nil, problem end
-  return { server = item.server, url = server and server.url or item.url,
-           given = server and server.given or item.url }
+  if server then
+    return { server = item.server, url = server.url, given = server.given,
+             address = server.address }
+  end
+  local address, err = core.server_url(item.url)
+  if not address then return nil, format("%s.url: %s", path, err.message) end
+  return { url = item.url, given = item.url, address = address }
 end
 
 
@@ -266,9 +272,11 @@ end
 local function read_texts(cfg, route, out)
   local problem = check_keys(route, "route", FIELDS)
   if problem then return problem end
+  -- what names may be is checked where the templates' are, too
   for _, key in ipairs({ "strategy", "database", "schema", "role" }) do
-    problem = check_text(route[key], "route." .. key)
-    if problem then return problem end
+    if route[key] ~= nil and type(route[key]) ~= "string" then
+      return format("route.%s must be a string, got %s", key, type(route[key]))
+    end
     out[key] = route[key]
   end
   if route.strategy and not M.STRATEGIES[route.strategy] then
@@ -308,6 +316,7 @@ function M.read(cfg, route)
   if route.read ~= nil then
     out.read, problem = read_read(cfg, route.read)
     if problem then return nil, problem end
+    out.address = core.server_url(out.url or cfg.connection.url)
   end
   return out
 end

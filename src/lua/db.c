@@ -200,10 +200,10 @@ static int routed(lua_State *L) {
   return 1;
 }
 
-/* written_at() -> until when it may have written */
-static int written_at(lua_State *L) {
+/* written() -> the tick until which it may have written */
+static int written(lua_State *L) {
   mt_tenant *now = current(check_tenant(L));
-  lua_pushnumber(L, now ? mt_tenant_written_at(now) : 0);
+  lua_pushnumber(L, now ? (double)mt_tenant_written(now) : 0);
   return 1;
 }
 
@@ -253,7 +253,7 @@ void mt_lua_db_register(lua_State *L) {
       {"query", query},       {"connect", connect_tenant},
       {"acquire", acquire},   {"take_retry", take_retry},
       {"schema", schema},     {"route", route},
-      {"routed", routed},     {"written_at", written_at},
+      {"routed", routed},     {"written", written},
       {"reader", reader},     {"place", place},
       {"listener", listener}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};

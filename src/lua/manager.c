@@ -319,6 +319,13 @@ static int disposed(lua_State *L) {
   return 1;
 }
 
+/* tick() -> greater than all before, see written() of a handle */
+static int tick(lua_State *L) {
+  mt_manager *m = mt_lua_check_manager(L)->m;
+  lua_pushnumber(L, (double)mt_reactor_tick(mt_manager_reactor(m)));
+  return 1;
+}
+
 static int random_unit(lua_State *L) {
   lua_pushnumber(L, mt_manager_random(mt_lua_check_manager(L)->m));
   return 1;
@@ -397,6 +404,7 @@ void mt_lua_manager_register(lua_State *L) {
       {"server_quiet", server_quiet},
       {"reconfigure", reconfigure},
       {"random", random_unit},
+      {"tick", tick},
       {"stats", stats},
       {"unsafe_keep_sessions", unsafe_keep_sessions},
       {NULL, NULL}};

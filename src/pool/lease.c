@@ -135,7 +135,7 @@ int mt_lease_acquire(mt_share *s,
 static void req_done(mt_req *req) {
   mt_lease *l = req->owner;
   l->inflight--;
-  l->share->answered_at = mt_reactor_now(l->share->pool->reactor);
+  l->share->answered = mt_reactor_tick(l->share->pool->reactor);
   mt__req_disposed(l->share->pool, req);
   req->on_finish(req);
 }

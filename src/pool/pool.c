@@ -228,17 +228,11 @@ static void count_behind(mt_pool *p, double ms) {
   if (ms > p->stats.behind_max_ms) p->stats.behind_max_ms = ms;
 }
 
-/* Without a look at the clock, for what has come over its connection. */
-static double answered_at(const mt_req *req) {
-  const mt_slot *s = req->place;
-  return req->err ? mt_reactor_now(s->pool->reactor) : s->conn->progress_at;
-}
-
 static void req_done(mt_req *req) {
   mt_share *share = req->owner;
   mt_pool *p = share->pool;
   share->inflight--;
-  share->answered_at = answered_at(req);
+  share->answered = mt_reactor_tick(p->reactor);
   leave(req);
   if (req->behind_ms > 0) count_behind(p, req->behind_ms);
   mt__req_disposed(p, req);

@@ -76,7 +76,7 @@ typedef struct mt_share {
   mt_bucket retries;
   double throttled_at;  /* pool clock when its rate last held it back */
   int max, max_waiting; /* its own; 0: the pool's */
-  double answered_at;   /* when something of it was last answered */
+  uint64_t answered;    /* tick at which something of it was last answered */
   void (*on_idle)(struct mt_share *s); /* optional: nothing left of it */
   /* optional; must not call back into the pool */
   void (*on_exhausted)(struct mt_share *s, mt_exhausted what, double waited_ms);

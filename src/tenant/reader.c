@@ -84,6 +84,7 @@ static mt_error *build(mt_tenant *r) {
   if (err) return err;
   r->scope = mt_scope_reader(++t->manager->next_scope, t->scope);
   if (!r->scope) err = mt_error_oom();
+  if (r->scope && t->shared) r->scope->fence = false; /* for probes */
   if (!err) err = mt__route_own(r, ep, r->scope);
   if (!err)
     mt__pools_get(t->manager, ep, t->shared ? NULL : t->id,

@@ -367,7 +367,7 @@ static void apply(mt_tenant *t, const mt_route *route,
     bool kept = t->kept && t->scope == t->kept_scope;
     t->state = MT_TENANT_READY;
     t->verified = kept ? t->kept_verified : 0;
-    t->written_at = mt_reactor_now(t->manager->reactor);
+    t->written = mt_reactor_tick(t->manager->reactor);
     mt__route_share(t, o ? o->pool_max : 0, o ? o->max_waiting : 0);
     mt__route_limit(t, o);
     mt__route_forget_former(t, kept ? NULL : "route_changed");

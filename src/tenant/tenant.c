@@ -23,8 +23,8 @@ bool mt_tenant_busy(const mt_tenant *t) {
 static void leave_word(const mt_tenant *t) {
   mt_tenant *now =
       t->of || t->shared ? NULL : mt_manager_find(t->manager, t->id);
-  double at = mt__tenant_answered_at(t);
-  if (now && now->written_at < at) now->written_at = at;
+  uint64_t at = mt__tenant_written(t);
+  if (now && now->written < at) now->written = at;
 }
 
 static void tenant_free(mt_tenant *t) {
@@ -108,18 +108,18 @@ bool mt__tenant_is_stale(const mt_tenant *t) {
   return t->state == MT_TENANT_READY && !t->rerouting && t->scope->stale;
 }
 
-double mt__tenant_answered_at(const mt_tenant *t) {
-  double at = t->state == MT_TENANT_READY ? t->share.answered_at : 0;
-  return at > t->written_at ? at : t->written_at;
+uint64_t mt__tenant_written(const mt_tenant *t) {
+  uint64_t at = t->state == MT_TENANT_READY ? t->share.answered : 0;
+  return at > t->written ? at : t->written;
 }
 
-double mt_tenant_written_at(const mt_tenant *t) {
-  double at = mt__tenant_answered_at(t), other;
+uint64_t mt_tenant_written(const mt_tenant *t) {
+  uint64_t at = mt__tenant_written(t), other;
   const mt_node *n;
   for (n = t->manager->draining.head; n; n = n->next) {
     const mt_tenant *old = mt_container(n, mt_tenant, lru);
     if (strcmp(old->id, t->id) != 0) continue;
-    other = mt__tenant_answered_at(old);
+    other = mt__tenant_written(old);
     if (other > at) at = other;
   }
   return at;

@@ -66,8 +66,8 @@ struct mt_tenant {
   mt_pool_entry *kept_entry;
   mt_defer freeing;
   char *owner_key;   /* endpoint and schema, in manager->owners */
-  double written_at; /* it may have written until then: since it is READY, and
-                        by entries of the same id that have drained */
+  uint64_t written; /* it may have written until that tick: when it became
+                       READY, and by entries of its id that have drained */
   mt_list readers;   /* entries of its replicas, while it is registered */
   mt_tenant *of;     /* a reader's: whose it is, a reference */
   char *reader_url;  /* a reader's: where it reads; "": where its tenant is */
@@ -118,9 +118,9 @@ bool mt_tenant_is_routed(const mt_tenant *t);
  */
 int mt_tenant_reader(mt_tenant *t, const char *url, mt_tenant **out,
                      mt_error **err);
-/* Until when something of the tenant's may have written, on the reactor's
- * clock; what reads does not count. */
-double mt_tenant_written_at(const mt_tenant *t);
+/* The tick of the reactor until which something of the tenant's may have
+ * written; its readers do not. */
+uint64_t mt_tenant_written(const mt_tenant *t);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
 /* expiry.c: for a host that keeps routes for some time, see mt_route_options.
  * The tenant's route is still (or now) the one of that tag, for so long. False:

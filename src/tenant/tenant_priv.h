@@ -76,8 +76,8 @@ void mt__tenant_check(mt_tenant *t);
 /* Its schema has gone, or another has its name: the host is to say where the
  * tenant is now. */
 bool mt__tenant_is_stale(const mt_tenant *t);
-/* Until when this entry alone may have written. */
-double mt__tenant_answered_at(const mt_tenant *t);
+/* The same of this entry alone. */
+uint64_t mt__tenant_written(const mt_tenant *t);
 /* The route has come, or has failed. */
 void mt__tenant_routed(mt_tenant *t, const mt_error *err);
 void mt__tenant_fail_pending(mt_tenant *t, const mt_error *err);
