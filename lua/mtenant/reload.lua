@@ -277,9 +277,7 @@ function M.new(router, cfg)
   }, mt)
   self:watch()
   local host = package.loaded["mtenant.runner_host"]
-  if host and type(cfg.policy) == "string" and cfg.routing.reload then
-    host.catch_hangup()
-  end
+  if host and type(cfg.policy) == "string" then host.catch_hangup() end
   return self
 end
 

@@ -382,52 +382,67 @@ end)
 
 
 describe("a swap under 10,000 tenants", function()
-  after_each(env.assert_nothing_left)
+  -- without the collector, whose pauses are the same with any resolver
+  before_each(function() collectgarbage("stop") end)
+  after_each(function()
+    collectgarbage("restart")
+    env.assert_nothing_left()
+  end)
 
   it("does not hold up the loop", env.in_task(function()
     local TENANTS = 10000
-    local function resolve() return nil, "nobody" end
-    local manager = env.manager {
-      policy = resolve, routing = { ttl_ms = 3600000, negative_ttl_ms = 3600000 },
-    }
-    env.tenants { "acme" }
-    local serving = function(id) return { schema = "t_acme_" .. id } end
-    assert.is_true(manager:reload_policy(serving))
-    -- known to the core, and to the cache
-    for i = 1, TENANTS do manager:get_db("t" .. i) end
     local ids = {}
     for i = 1, TENANTS do ids[i] = "t" .. i end
+    local manager = env.manager {
+      policy = function(id) return { schema = "t_some_" .. id } end,
+      routing = { ttl_ms = 3600000 },
+      -- nobody listens there: only routes are asked for
+      connection = { url = "postgresql://mtenant@127.0.0.1:1/mtenant",
+                     retry = { max_attempts = 1 } },
+      breaker = { fail_fast = true },
+    }
     local function use(id)
       local _, err = manager:get_db(id):query("SELECT 1")
-      return err and err.code
+      return err.code
     end
-    mtenant.each(ids, 500, use)
-    assert.equal(TENANTS, manager:get_policy_status().cache.entries)
-    collectgarbage()
+    -- in the time of this process, for the machine has other things to do
     local worst, over = 0, false
-    local heart = mtenant.spawn(function()
-      local last = mtenant.now_ms()
+    local function beat()
+      local last = os.clock()
       while not over do
         mtenant.sleep(1)
-        local now = mtenant.now_ms()
-        worst, last = math.max(worst, now - last), now
+        local now = os.clock()
+        worst, last = math.max(worst, (now - last) * 1000), now
+      end
+    end
+    local heart
+    local function worst_while(fn)
+      heart = heart or mtenant.spawn(beat)
+      mtenant.sleep(5)
+      worst = 0
+      fn()
+      return worst
+    end
+    mtenant.each(ids, 100, use)
+    assert.equal(TENANTS, manager:get_policy_status().cache.entries)
+    assert.equal(TENANTS, manager:get_pool_count())
+    local before = manager:get_policy_status().cache.asked
+    local swaps = worst_while(function()
+      for n = 1, 20 do
+        assert.is_true(manager:reload_policy(function(id)
+          return { schema = "t_" .. n .. "_" .. id }
+        end))
+        mtenant.sleep(2)
       end
     end)
-    mtenant.sleep(20)
-    worst = 0
-    for _ = 1, 20 do
-      assert.is_true(manager:reload_policy(function(id)
-        return { schema = "t_other_" .. id }
-      end))
-      mtenant.sleep(2)
-    end
-    local swaps = worst
-    mtenant.each(ids, 500, use)
+    local all = worst_while(function() mtenant.each(ids, 100, use) end)
+    assert.equal(before + TENANTS, manager:get_policy_status().cache.asked)
     over = true
     heart:await()
-    print(("\nworst beat: %.1f ms for the swaps, %.1f ms with all tenants in use")
-      :format(swaps, worst))
+    print(("\nworst beat: %.1f ms in 20 swaps, %.1f ms when all are asked for")
+      :format(swaps, all))
     assert.is_true(swaps < 20, swaps .. " ms")
+    assert.is_true(all < 20, all .. " ms")
     manager:dispose()
   end, 120000))
 end)
