@@ -3,6 +3,7 @@
  * module of its own, so that only who uses it loads that. Pure functions of
  * strings without upvalues: a sandbox gets them as they are.
  */
+#define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/bio.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
@@ -10,6 +11,7 @@
 #include <openssl/hmac.h>
 #include <openssl/pem.h>
 #include <openssl/rsa.h>
+#include <openssl/sha.h>
 #include <openssl/x509.h>
 #include <stdio.h>
 
@@ -24,10 +26,13 @@ enum {
   MAX_BITS = 8192  /* a larger one takes long */
 };
 
+/* By libcrypto's older functions: EVP looks its algorithm up anew for each
+ * sum, unless it is kept somewhere, which takes longer than the sum. */
 static void digest(lua_State *L, const char *text, size_t len,
                    unsigned char *sum) {
-  unsigned n = 0;
-  if (!EVP_Digest(text, len, sum, &n, EVP_sha256(), NULL) || n != SHA256_BYTES)
+  SHA256_CTX c;
+  if (!SHA256_Init(&c) || !SHA256_Update(&c, text, len) ||
+      !SHA256_Final(sum, &c))
     luaL_error(L, "sha256: libcrypto refuses it");
 }
 

@@ -13,6 +13,10 @@
 
 #include "lua/mt_lua.h"
 
+/* No string in a sandbox is longer: what one instruction does with it takes
+ * its time, too. */
+enum { MT_SANDBOX_STRING = 256 << 10 };
+
 typedef struct mt_wire {
   char *data;
   size_t len, cap;
@@ -34,6 +38,7 @@ typedef struct mt_sandbox {
   size_t single;                  /* the largest block */
   size_t churn;                   /* copied since the clock was looked at */
   bool limited;                   /* past booting */
+  char reason[160];               /* where it was stopped, and why */
   bool full, late;                /* what stops the code; full: for good */
   int period;                     /* instructions between two looks */
 

@@ -5,10 +5,21 @@
  */
 #include "lua/sandbox.h"
 
+enum { MAX_LEVELS = 600 };
+
 /* check(...) -> ..., or raises if the time or the memory is used up */
 static int check(lua_State *L) {
   mt__sandbox_check(L, mt__sandbox_of(L));
   return lua_gettop(L);
+}
+
+/* shallow(): raises where calls are nested deeply. Each pcall in there has to
+ * be gone through when the code is stopped. */
+static int shallow(lua_State *L) {
+  lua_Debug ar;
+  if (lua_getstack(L, MAX_LEVELS, &ar))
+    return luaL_error(L, "stack overflow (too many nested calls)");
+  return 0;
 }
 
 /* charge(bytes): for what takes as long as going over so many bytes */
@@ -35,17 +46,13 @@ static int compile(lua_State *L) {
   return 1;
 }
 
-/* single() -> bytes of the largest string that may be made */
-static int single(lua_State *L) {
-  lua_pushnumber(L, (lua_Number)mt__sandbox_of(L)->single);
-  return 1;
-}
-
 void mt__sandbox_push_lib(lua_State *L) {
   static const luaL_Reg functions[] = {
-      {"check", check},           {"charge", charge},
-      {"compile", compile},       {"single", single},
+      {"check", check},           {"shallow", shallow},
+      {"charge", charge},         {"compile", compile},
       {"find", mt__sandbox_find}, {"match", mt__sandbox_match},
       {"step", mt__sandbox_step}, {NULL, NULL}};
   luaL_newlib(L, functions);
+  lua_pushinteger(L, MT_SANDBOX_STRING);
+  lua_setfield(L, -2, "longest");
 }

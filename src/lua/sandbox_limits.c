@@ -8,6 +8,7 @@
  * none of the policy's. Asking for it costs a system call; so the first
  * quarter of a slice goes by the monotonic clock, and most end within it.
  */
+#include <stdio.h>
 #include <time.h>
 
 #include "base/alloc.h"
@@ -15,7 +16,7 @@
 
 enum {
   CHURN_BYTES = 64 << 10, /* copied in some 10 us */
-  BIG_BYTES = 256 << 10,  /* one instruction on these takes its time */
+  BIG_BYTES = 64 << 10,   /* one instruction on these takes its time */
   FINE_PERIOD = 8
 };
 
@@ -61,6 +62,7 @@ static bool is_over(mt_sandbox *s) {
 void mt__sandbox_begin(mt_sandbox *s, lua_State *co, uint64_t budget_ns) {
   s->running = co;
   s->late = false;
+  s->reason[0] = 0;
   s->churn = 0;
   s->by_cpu = false;
   s->left_ns = budget_ns;
@@ -86,14 +88,17 @@ static bool place(lua_State *L, lua_Debug *ar) {
   return false;
 }
 
+/* Found once: a thousand pcalls may be on their way out. */
 static void raise(lua_State *L, mt_sandbox *s) {
   lua_Debug ar;
   const char *what = s->full ? "it takes more memory than it may"
                              : "it takes longer than it may";
-  if (place(L, &ar))
-    lua_pushfstring(L, "%s:%d: %s", ar.short_src, ar.currentline, what);
-  else
-    lua_pushstring(L, what);
+  if (!s->reason[0] && place(L, &ar))
+    snprintf(s->reason, sizeof s->reason, "%s:%d: %s", ar.short_src,
+             ar.currentline, what);
+  else if (!s->reason[0])
+    snprintf(s->reason, sizeof s->reason, "%s", what);
+  lua_pushstring(L, s->reason);
   lua_error(L);
 }
 
@@ -150,6 +155,11 @@ static void count_copy(mt_sandbox *s, size_t size) {
   if (is_over(s)) hurry(s);
 }
 
+/* In Lua 5.4 a new block says what it is for. */
+static bool is_long_string(void *p, size_t old_size, size_t size) {
+  return !p && old_size == LUA_TSTRING && size > MT_SANDBOX_STRING + 64;
+}
+
 /* Between the two limits a block is still had, and the next instruction tells
  * the code: with none, Lua 5.4 would collect all its garbage at once. */
 static bool may_grow(mt_sandbox *s, size_t size, size_t more) {
@@ -172,6 +182,7 @@ void *mt__sandbox_alloc(void *ud, void *p, size_t old_size, size_t size) {
     mt_free(p);
     return NULL;
   }
+  if (s->limited && is_long_string(p, old_size, size)) return NULL;
   if (size > had && !may_grow(s, size, size - had)) return NULL;
   q = mt_realloc(p, size);
   if (!q && size > had) return NULL;

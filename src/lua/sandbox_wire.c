@@ -64,7 +64,7 @@ static bool put_string(lua_State *L, int i, mt_wire *w) {
   size_t len;
   const char *s = lua_tolstring(L, i, &len);
   uint32_t n = (uint32_t)len;
-  if (len > MAX_BYTES) return fail(w, "it is larger than 1 MiB");
+  if (len > MT_SANDBOX_STRING) return fail(w, "a text is longer than 256 KiB");
   return put_tag(w, STRING) && append(w, &n, sizeof n) && append(w, s, len);
 }
 

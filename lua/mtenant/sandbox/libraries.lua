@@ -8,7 +8,8 @@
 -- have replaced: everything is a local.
 
 local lib = ...
-local charge, check, find, step = lib.charge, lib.check, lib.find, lib.step
+local charge, check, find, shallow, step =
+  lib.charge, lib.check, lib.find, lib.shallow, lib.step
 local concat, insert, remove, raw_sort = table.concat, table.insert,
   table.remove, table.sort
 local raw_move = table.move -- luacheck: ignore 143
@@ -22,7 +23,7 @@ local pcall = pcall
 local unpack = table.unpack or unpack -- luacheck: ignore 143
 
 -- no string may be longer, no range of a table wider, no result list longer
-local LONGEST = lib.single()
+local LONGEST = lib.longest
 local WIDEST, MANY = 1e6, 4000
 
 local env = {}
@@ -44,6 +45,7 @@ end
 
 
 function env.pcall(f, ...)
+  shallow()
   return checked(pcall(f, ...))
 end
 
@@ -60,6 +62,7 @@ end
 -- The handler runs behind the error: Lua's own would run it inside of the hook
 -- that raises, where no hook runs.
 function env.xpcall(f, handler, ...)
+  shallow()
   return handled(handler, pcall(f, ...))
 end
 
@@ -161,6 +164,14 @@ end
 local strings = { find = find, match = lib.match }
 
 
+-- what may be made of texts that are there
+local function too_long(n, name)
+  if n > LONGEST then
+    error(format("%s: at most %d bytes", name, LONGEST), 3)
+  end
+end
+
+
 -- what goes over its first argument once
 local function linear(f)
   return f and function(s, ...)
@@ -199,7 +210,7 @@ function strings.rep(s, n, sep)
   n = tonumber(n) or refuse("bad argument #2 to 'rep' (number expected)")
   local length = #s * n + #sep * (n - 1)
   if not (n > 0 and length > 0) then return "" end
-  if length > LONGEST then refuse("rep: at most %d bytes", LONGEST) end
+  too_long(length, "rep")
   charge(length)
   return raw_rep(s, floor(n), sep)
 end
@@ -213,6 +224,7 @@ function strings.format(fmt, ...)
     local value = select(i, ...)
     if type(value) == "string" then n = n + #value end
   end
+  too_long(n, "format")
   charge(4 * n)
   return format(fmt, ...)
 end

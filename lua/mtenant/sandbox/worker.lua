@@ -13,7 +13,7 @@ local setmetatable, yield = setmetatable, coroutine.yield
 local format = env.string.format
 
 -- no longer text for the functions of mtenant.crypto
-local LONGEST = lib.single() / 4
+local LONGEST = lib.longest
 
 
 -- ---- asking the host -------------------------------------------------------------
