@@ -14,6 +14,9 @@ local NOWHERE = "postgresql://nowhere.invalid/"
 local NO_SERVER = "the policy asks ctx.shared, and no database is named: use "
   .. "DATABASE_URL, --url or --config"
 
+-- of a file's sandbox: nobody else waits here
+local LIMITS = { time_ms = 1000 }
+
 local methods = {}
 local mt = { __name = "mtenant.cli.policy", __index = methods }
 
@@ -112,7 +115,7 @@ function M.open(run, path)
                        path)
   self.name = type(source) == "string" and source or run:settings().path
   if source then
-    self.policy = run:must(policies.load(source))
+    self.policy = run:must(policies.load(source, config.routing or LIMITS))
     config.policy, config.resolve = watched(self.policy, self), nil
   end
   local ok, manager, err = pcall(mtenant.create_tenant_manager, config)

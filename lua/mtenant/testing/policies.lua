@@ -13,6 +13,9 @@ local misuse = errors.misuse
 
 local M = {}
 
+-- of a file's sandbox: tests run on machines that are busy
+local LIMITS = { time_ms = 1000 }
+
 local options = schema.new({
   name = "testing.policy",
   { "servers", kind = "table" },
@@ -41,7 +44,8 @@ end
 ---@return mtenant.testing.Policy
 function M.policy(source, opts)
   opts = options:check(opts or {}, 2)
-  local policy, err = policies.load(source)
+  local limits = opts.config and opts.config.routing or LIMITS
+  local policy, err = policies.load(source, limits)
   if not policy then misuse(2, "testing.policy: %s", err.message) end
   local config = {}
   for key, value in pairs(opts.config or {}) do config[key] = value end

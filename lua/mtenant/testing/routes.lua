@@ -264,7 +264,8 @@ end
 ---@return table
 function M.define(policy, level)
   if schema.is_callable(policy) then policy = { resolve = policy } end
-  return config.define(policy, { level = level + 1, getenv = nowhere })
+  local cfg = config.define(policy, { level = level + 1, getenv = nowhere })
+  return cfg -- no tail call: the levels are counted
 end
 
 
