@@ -194,7 +194,7 @@ end
 
 local function drive(self)
   local delay
-  while true do
+  while not self.over do -- who made it may have closed it already
     self.refused = nil
     local err = serve(self)
     self.open = false
