@@ -153,22 +153,6 @@ function methods:check(id)
 end
 
 
---- The tenant of a request, by the policy of the manager.
----@param request table  as for manager:identify
----@return string|nil id
----@return table|nil err
-function methods:identify(request)
-  return self._manager:identify(request)
-end
-
-
---- Has the manager a policy that can tell?
----@return boolean
-function methods:can_identify()
-  return self._manager:can_identify()
-end
-
-
 --- Does the caller work for a tenant?
 ---@return boolean
 function methods:is_in_tenant_context()

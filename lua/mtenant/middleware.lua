@@ -57,14 +57,13 @@ end
 -- the function that finds the tenant of a request
 local function identifier(o, level)
   if o.identify then return o.identify end
-  local context, shape = o.context, o.request
-  if not schema.is_callable(context.can_identify) or not context:can_identify()
-  then
+  local manager, shape = o.context._manager, o.request
+  if not manager or not manager:_can_identify() then
     errors.misuse(level + 1, "middleware: identify is required, for the "
       .. "manager has no policy that has one")
   end
   return function(request)
-    return context:identify(shape and shape(request) or request)
+    return manager:identify(shape and shape(request) or request)
   end
 end
 

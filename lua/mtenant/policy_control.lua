@@ -60,9 +60,8 @@ function M.install(methods, disposed)
   end
 
 
-  --- Has the policy an `identify`?
-  ---@return boolean
-  function methods:can_identify()
+  -- for the middleware
+  function methods:_can_identify()
     return self._router ~= nil and self._router.version.policy.identify ~= nil
   end
 

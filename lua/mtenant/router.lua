@@ -286,10 +286,12 @@ function methods:ask_now(id, more)
 end
 
 
---- The resolver of the version that holds at the time of each call, for those
--- who find routes without a cache.
+-- The resolver of the version that holds at the time of each call, for those
+-- who find routes without a cache. LuaJIT's weak tables are no ephemerons: what is
+-- found by a configuration must not lead to it.
 local function resolver(self)
-  return function(id, ctx) return self.version.view.resolve(id, ctx) end
+  local weak = setmetatable({ self }, { __mode = "v" })
+  return function(id, ctx) return weak[1].version.policy.resolve(id, ctx) end
 end
 
 

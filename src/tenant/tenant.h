@@ -58,9 +58,9 @@ struct mt_tenant {
   /* How long its route holds, see expiry.c. READY only. */
   uint64_t tag; /* which route of the host's it is, 0 unknown */
   double fresh_until, stale_until;
-  uint32_t epoch;    /* manager->epoch when the route came */
-  bool kept;         /* the rest: of the entry whose place it takes */
-  mt_node expiring;  /* in manager->expiring: the host will be told */
+  uint32_t epoch;   /* manager->epoch when the route came */
+  bool kept;        /* the rest: of the entry whose place it takes */
+  mt_node expiring; /* in manager->expiring: the host will be told */
   uint64_t kept_tag, kept_verified;
   mt_scope *kept_scope; /* ours, until the new route is there */
   mt_pool_entry *kept_entry;

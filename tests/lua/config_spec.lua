@@ -250,8 +250,8 @@ describe("messages", function()
             with("isolation.search_path", {}))
     refused("isolation.search_path[2] is not the name of a schema",
             with("isolation.search_path", { "$tenant", "a\0b" }))
-    refused("policy files are not supported yet, use resolve",
-            with("policy", "policy.lua"))
+    refused("policy must be a string, a table or a function",
+            with("policy", 5))
   end)
 
   it("in the order of drizzle-multitenant", function()
@@ -381,10 +381,12 @@ describe("routing", function()
     refused("resolve must be a function", with("resolve", "policy.lua"))
   end)
 
-  it("has no policy files yet, with or without resolve", function()
+  it("is by a policy or by resolve", function()
     local t = with("policy", "policy.lua")
+    t.isolation = nil
+    assert.equal("policy.lua", define(t).policy)
     t.resolve = function() end
-    refused("policy files are not supported yet, use resolve", t)
+    refused("policy and resolve exclude each other", t)
   end)
 end)
 

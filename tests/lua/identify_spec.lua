@@ -24,7 +24,8 @@ describe("subdomain", function()
   local cases = {
     ["acme.example.com"] = "acme", ["ACME.Example.COM"] = "acme",
     ["acme.example.com:8080"] = "acme", ["acme.example.com."] = "acme",
-    ["acme.example.com.:443"] = "acme", ["a-1.example.com"] = "a-1",
+    ["acme.example.com.:443"] = "acme", ["acme.example.com:"] = "acme",
+    ["a-1.example.com"] = "a-1",
     ["xn--mller-kva.example.com"] = "xn--mller-kva",
     ["1.example.com"] = "1", [("a"):rep(63) .. ".example.com"] = ("a"):rep(63),
   }
@@ -33,7 +34,7 @@ describe("subdomain", function()
                     "10.0.0.1", "acme.example.com.evil.org", "" }
   local refused = { "a.b.example.com", ".example.com", "-a.example.com",
                     "a-.example.com", "a_b.example.com", "a..example.com",
-                    "acme.example.com:", "acme.example.com:x",
+                    "acme.example.com:x",
                     "acme.example.com:80:80", "acme.example.com:999999",
                     "acme.example.com/", "acme.example.com\0.org",
                     "acme.example.com\n", "acme .example.com", "[::1]:80",
@@ -61,7 +62,7 @@ describe("subdomain", function()
     for _, host in ipairs(refused) do
       local id, why, bad = id_of(fn, { host = host })
       assert.is_nil(id, host)
-      assert.is_true(bad or host:find(":$") ~= nil, host .. ": " .. why)
+      assert.is_true(bad, host .. ": " .. why)
     end
   end)
 
@@ -342,10 +343,10 @@ describe("jwt_claim", function()
   end)
 
   it("chooses the key by its kid", function()
-    local fn = jwt({ keys = { a = { key = SECRET }, b = { key = ("b"):rep(32) } },
-                     key = nil })
-    fn = identify.jwt_claim { claim = "tenant", now = function() return NOW end,
-      keys = { a = { key = SECRET }, b = { key = ("b"):rep(32) } } } or fn
+    local fn = identify.jwt_claim {
+      claim = "tenant", now = function() return NOW end,
+      keys = { a = { key = SECRET }, b = { key = ("b"):rep(32) } },
+    }
     assert.equal("acme", (id_of(fn, bearer(hs256(
       '{"alg":"HS256","kid":"b"}', claims(), ("b"):rep(32))))))
     for _, header in ipairs({ '{"alg":"HS256","kid":"a"}', HEADER,

@@ -243,7 +243,7 @@ describe("the tenant of a request", function()
     assert.equal("policy", err.code)
     local plain = assert(mtenant.create_tenant_manager {
       connection = { url = DOWN }, resolve = resolve })
-    assert.is_false(plain:can_identify())
+    assert.is_false(plain:_can_identify())
     _, err = plain:identify {}
     assert.equal("policy", err.code)
   end)

@@ -59,6 +59,7 @@ local function each_kind(t, see)
   see("manager:", methods_of(manager))
   see("context:", methods_of(mtenant.create_tenant_context(manager)))
   see("db:", methods_of(db))
+  see("reader:", methods_of(db:reader()))
   mtenant.run(function()
     see("task:", methods_of(mtenant.spawn(function() end)))
     assert(db:transaction(function(tx)
@@ -124,6 +125,7 @@ local function valid_config()
     connection = { url = "postgresql://", pool = {}, retry = {} },
     isolation = { schema_name_template = function() end },
     rate_limit = {}, breaker = {}, retry_budget = {}, hooks = {}, debug = {},
+    routing = {},
   }
 end
 

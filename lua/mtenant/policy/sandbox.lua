@@ -23,6 +23,8 @@ local MEMORY_BYTES = 16 * 1024 * 1024
 local TIME_MS = 10
 -- what loading a file may take, beside its time: it is parsed in one go
 local MAX_SOURCE = 256 * 1024
+-- events of a listener that may wait for the policy
+local MOST_EVENTS = 1000
 
 
 local M = {}
@@ -105,14 +107,36 @@ local PURE = { now_ms = true, log = true, note = true, require = true,
 local run
 
 
--- An event is a call of its own, in a task of its own.
-local function deliver(self, call, id, ...)
+-- An event is a call of its own; those of a listener come one by one.
+local function deliver(self, call, id, events)
   local of_event = { ctx = call.ctx, waits = true, invalidate = call.invalidate,
                      listening = call.listening }
-  local ok, err = run(self, of_event, "deliver", id, ...)
-  if ok == nil and err ~= nil then
-    SERVE.log(self, call, errors.text_of(err))
+  while events.first <= events.last and call.listening[id]
+        and not self._closed do
+    local event = events[events.first]
+    events[events.first], events.first = nil, events.first + 1
+    local ok, err = run(self, of_event, "deliver", id,
+                        task.unpack(event, 1, event.n))
+    if ok == nil and err ~= nil and not self._closed then
+      SERVE.log(self, call, errors.text_of(err))
+    end
   end
+  events.busy = false
+end
+
+
+-- More than the policy can take at a time is one event: anything may be stale.
+local function enqueue(self, call, id, events, ...)
+  if events.last - events.first >= MOST_EVENTS then
+    events.first, events.last = 1, 0
+    call.invalidate()
+    return
+  end
+  events.last = events.last + 1
+  events[events.last] = task.pack(...)
+  if events.busy then return end
+  events.busy = true
+  task.spawn(deliver, self, call, id, events)
 end
 
 
@@ -121,8 +145,9 @@ function SERVE.listen(self, call, channel, id)
   if not call.listening or not shared or not shared.listen then
     return refusal("ctx.shared:listen can't be called here")
   end
+  local events = { first = 1, last = 0, busy = false }
   local handle, err = shared:listen(channel, function(...)
-    if self._box == box then task.spawn(deliver, self, call, id, ...) end
+    if self._box == box then enqueue(self, call, id, events, ...) end
   end)
   if not handle then return outcome(nil, err) end
   call.listening[id] = handle
@@ -136,6 +161,13 @@ function SERVE.unlisten(_, call, id)
   call.listening[id] = nil
   handle:close()
   return true
+end
+
+
+local function close_listening(call)
+  local handles = call.listening
+  call.listening = {}
+  for _, handle in pairs(handles) do handle:close() end
 end
 
 
@@ -305,7 +337,7 @@ function BOUND.invalidations(self)
                    listening = {} }
     local ok, err = tell_servers(self, ctx.servers)
     if ok then ok, err = run(self, call, "invalidations") end
-    for _, handle in pairs(call.listening) do handle:close() end
+    close_listening(call)
     if err ~= nil then return nil, revived(err) end
     return ok
   end
@@ -365,6 +397,10 @@ end
 local function fill(self, data, has)
   for name in pairs(has) do self[name] = BOUND[name](self) end
   for key, value in pairs(data) do
+    if BOUND[key] then
+      return policy_error(self, "%s must be a function, got %s", key,
+                          type(value))
+    end
     if not DATA[key] then
       return policy_error(self, "%s is not a field of a policy", tostring(key))
     end

@@ -203,9 +203,11 @@ end
 
 
 function ops.invalidations()
-  policy.invalidations(context_of(nil, nil, false), function(id)
+  local ok, err = policy.invalidations(context_of(nil, nil, false), function(id)
     ask("invalidate", id)
   end)
+  if ok == nil and err ~= nil then return nil, err end
+  return true
 end
 
 
