@@ -272,8 +272,8 @@ run_specs "fault matrix" release lua5.4 1 -name 'fault_matrix_*'
 run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
-  entries isolation listen policies policies_sandbox schemas context luajit errors
-  retry config schema testing crypto identify sandbox sandbox_escapes
+  entries isolation listen policies policies_joined policies_sandbox schemas
+  context luajit errors retry config schema testing crypto identify sandbox sandbox_escapes
   sandbox_limits sandbox_patterns)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
