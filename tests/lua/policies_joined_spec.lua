@@ -24,6 +24,22 @@ local function resolve(policy, id, more)
 end
 
 
+describe("the shipped policies", function()
+  it("are short enough to be read and copied", function()
+    local names = 0
+    for path in io.popen("ls lua/mtenant/policy/*.lua"):lines() do
+      local lines = 0
+      for _ in io.lines(path) do lines = lines + 1 end
+      if not path:find("sandbox", 1, true) then
+        names = names + 1
+        assert.is_true(lines < 150, path)
+      end
+    end
+    assert.is_true(names >= 9)
+  end)
+end)
+
+
 describe("policy fallback", function()
   local known = static.new { routes = { acme = "moved" } }
   local lost = errors.new("connection_lost", "gone")
