@@ -76,14 +76,19 @@ local function run_file(path)
 end
 
 
---- Folders are relative to the file.
+--- What t[name] names, if it is a path, is relative to the file.
+local function place(t, name, dir)
+  local path = t[name]
+  if type(path) == "string" and path ~= "" and path:sub(1, 1) ~= "/" then
+    t[name] = (dir .. path):gsub("^%./", "")
+  end
+end
+
+
 local function place_folders(migrations, dir)
   for _, names in pairs(FOLDERS) do
     for _, name in ipairs(names) do
-      local folder = migrations[name]
-      if type(folder) == "string" and folder:sub(1, 1) ~= "/" then
-        migrations[name] = (dir .. folder):gsub("^%./", "")
-      end
+      place(migrations, name, dir)
     end
   end
 end
@@ -148,6 +153,7 @@ function M.load(opts)
   local settings = { path = path, config = copy(value),
                      migrations = copy(value.migrations or {}) }
   settings.config.migrations = nil
+  place(settings.config, "policy", dir)
   place_folders(settings.migrations, dir)
   apply_options(settings, opts)
   return settings

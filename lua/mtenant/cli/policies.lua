@@ -92,17 +92,6 @@ local function source_of(run, self, config, path)
 end
 
 
--- A policy file that the configuration names lies beside it.
-local function place(run, config, source, path)
-  local settings = run:settings()
-  if path or type(source) ~= "string" or source:sub(1, 1) == "/" then
-    return source
-  end
-  local dir = settings.path:match("^(.*/)")
-  return config.policy and dir and dir .. source or source
-end
-
-
 --- A policy, to be asked: that of a file, or the configuration's.
 ---@param run table
 ---@param path? string
@@ -111,8 +100,7 @@ function M.open(run, path)
   run.opts.may_lack_config = true
   local self = setmetatable({ run = run }, mt)
   local config = config_of(run, self)
-  local source = place(run, config, source_of(run, self, config, path),
-                       path)
+  local source = source_of(run, self, config, path)
   self.name = type(source) == "string" and source or run:settings().path
   if source then
     self.policy = run:must(policies.load(source, config.routing or LIMITS))

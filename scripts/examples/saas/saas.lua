@@ -41,8 +41,9 @@ end
 admin("standard", [[
   CREATE TABLE customers (id text PRIMARY KEY, plan text NOT NULL,
                           active boolean NOT NULL DEFAULT true);
-  INSERT INTO customers VALUES ('acme', 'enterprise'), ('globex', 'free'),
-                               ('initech', 'free', false);
+  INSERT INTO customers (id, plan, active) VALUES
+    ('acme', 'enterprise', true), ('globex', 'free', true),
+    ('initech', 'free', false);
 ]])
 create_customer("large", "customer_acme")
 create_customer("standard", "customer_globex")

@@ -3,6 +3,7 @@
 
 local directory = require "mtenant.policy.directory"
 local env = require "tests.support.env"
+local mtenant = require "mtenant"
 
 local in_task = env.in_task
 
@@ -69,6 +70,16 @@ local function plan_becomes(manager, plan)
 end
 
 
+-- what listens has heard of the end
+local function finish(manager)
+  manager:dispose()
+  env.eventually("nobody listens", function()
+    return next(manager._listeners) == nil
+  end)
+  mtenant.sleep(5)
+end
+
+
 for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
   describe("the directory policy, " .. name, function()
     local policy
@@ -115,7 +126,7 @@ for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
       becomes(m, "t_acme")
       env.sql("TRUNCATE places")
       becomes(m, "tenant_not_found")
-      m:dispose()
+      finish(m)
     end))
 
     it("asks for all again after it could not hear", in_task(function()
@@ -132,7 +143,7 @@ for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
         UPDATE places SET place = 't_globex'
       ]])
       becomes(m, "t_globex")
-      m:dispose()
+      finish(m)
     end))
   end)
 end
