@@ -1,9 +1,9 @@
 --- The directory policy on a server: who changes the table moves tenants, whatever
 -- happens to the connection that listens.
 
+local core = require "mtenant.core"
 local directory = require "mtenant.policy.directory"
 local env = require "tests.support.env"
-local mtenant = require "mtenant"
 
 local in_task = env.in_task
 
@@ -70,16 +70,6 @@ local function plan_becomes(manager, plan)
 end
 
 
--- what listens has heard of the end
-local function finish(manager)
-  manager:dispose()
-  env.eventually("nobody listens", function()
-    return next(manager._listeners) == nil
-  end)
-  mtenant.sleep(5)
-end
-
-
 for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
   describe("the directory policy, " .. name, function()
     local policy
@@ -95,6 +85,11 @@ for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
     end)
 
     after_each(function()
+      -- the policy's task and the listener's hear of the end in turns of the loop
+      env.eventually("the manager is gone", function()
+        env.collect()
+        return core.stats().managers == 0
+      end)
       env.assert_nothing_left()
       if type(policy) == "string" then os.remove(policy) end
       env.sql("DROP TABLE places CASCADE")
@@ -126,7 +121,7 @@ for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
       becomes(m, "t_acme")
       env.sql("TRUNCATE places")
       becomes(m, "tenant_not_found")
-      finish(m)
+      m:dispose()
     end))
 
     it("asks for all again after it could not hear", in_task(function()
@@ -143,7 +138,7 @@ for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
         UPDATE places SET place = 't_globex'
       ]])
       becomes(m, "t_globex")
-      finish(m)
+      m:dispose()
     end))
   end)
 end
