@@ -273,8 +273,9 @@ run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
   entries isolation listen policies policies_joined policies_sandbox schemas
-  context luajit errors retry config schema testing crypto identify sandbox sandbox_escapes
-  sandbox_limits sandbox_patterns)
+  context luajit errors retry config schema testing
+  crypto identify sandbox sandbox_escapes sandbox_limits sandbox_patterns
+  route_cache policy policy_cache policy_reload)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \
@@ -291,7 +292,7 @@ run_c_tests "C tests, sanitizers" asan
 run_c_hosts "C hosts, sanitizers" asan
 # what waits for long or for real time, and what is about others' programs, ran
 # above
-run_specs "specs, sanitizers" asan build/asan/tests/lua-host 2 \
+MT_RELOADS=100 run_specs "specs, sanitizers" asan build/asan/tests/lua-host 2 \
   ! -name 'fault_matrix_*' ! -name 'loop_spec.lua' ! -name 'proxy_spec.lua' \
   ! -name 'breaker_spec.lua' ! -name 'storm_spec.lua' ! -name 'bouncer_*' ! -name 'roles_setup_spec.lua' \
   ! -name 'nginx_*' ! -name 'examples_spec.lua' ! -name 'deaf_peer_spec.lua' \

@@ -242,6 +242,7 @@ local TRAILING = {
   { "routing.stale_if_error_ms", kind = "number", min = 0, default = 3600000 },
   { "routing.max_entries", kind = "integer", min = 1, default = 100000 },
   { "routing.max_concurrent", kind = "integer", min = 1, default = 64 },
+  { "routing.timeout_ms", kind = "number", min = 0, default = 10000 },
   { "routing.reload", kind = "boolean", default = true },
   { "routing.memory_bytes", kind = "integer", min = 262144,
     default = 16777216 },
@@ -290,7 +291,7 @@ local checker = make_checker()
 ---@field policy? string|table|function
 ---@field routing? table of a configuration that has a policy, or says so:
 --- ttl_ms, negative_ttl_ms, stale_while_revalidate_ms, stale_if_error_ms,
---- max_entries, max_concurrent, reload, memory_bytes, time_ms
+--- max_entries, max_concurrent, timeout_ms, reload, memory_bytes, time_ms
 ---@field servers? table<string, string|table>
 ---@field breaker table failure_threshold, initial_delay_ms, max_delay_ms,
 --- break_duration_ms, fail_fast, failure_ratio, minimum_throughput,

@@ -15,7 +15,6 @@ local health = require "mtenant.health"
 local listen = require "mtenant.listen"
 local named_servers = require "mtenant.named_servers"
 local policy_control = require "mtenant.policy_control"
-local router = require "mtenant.router"
 local routes = require "mtenant.routes"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
@@ -407,6 +406,13 @@ local function new_migrator(cfg)
 end
 
 
+-- Only for who has a policy: it needs libcrypto.
+local function new_router(self, handle)
+  if not self._config.routing then return nil end
+  return require("mtenant.router").new(self, handle)
+end
+
+
 local M = {}
 
 
@@ -445,7 +451,7 @@ function M.create(cfg)
       if key == "shared" then return self:get_shared_db() end
     end,
   })
-  self._router, err = router.new(self, handle)
+  self._router, err = new_router(self, handle)
   if err then return nil, err end
   live[self] = true
   return self

@@ -3,7 +3,6 @@
 
 local config = require "mtenant.config"
 local errors = require "mtenant.errors"
-local policies = require "mtenant.policy"
 local routing = require "mtenant.routing"
 local task = require "mtenant.task"
 
@@ -51,6 +50,7 @@ function M.install(methods, disposed)
     end
     if self._over then return nil, disposed() end
     if not self._router then return no_policy("identify") end
+    local policies = require "mtenant.policy"
     local id, err = policies.identify(self._router.version.policy, request)
     if not id then return nil, err end
     local ok

@@ -187,9 +187,17 @@ local function invalidate(self, version)
 end
 
 
+-- A loop that does not look at what sleep returns must end, too.
+local function sleep(ms)
+  local ok, err = task.sleep(ms)
+  if not ok then error(err, 0) end
+  return ok
+end
+
+
 local function run_once(self, version)
   local router = self._router
-  local ctx = setmetatable({}, router._ctx_mt)
+  local ctx = setmetatable({ sleep = sleep }, router._ctx_mt)
   version.users = version.users + 1
   local ok, _, err = pcall(version.policy.invalidations, ctx,
                            invalidate(self, version))

@@ -18,12 +18,14 @@ local routing = require "mtenant.routing"
 local task = require "mtenant.task"
 
 
-local pcall, setmetatable = pcall, setmetatable
+local next, pairs, pcall, setmetatable = next, pairs, pcall, setmetatable
 
 -- so often the policy is asked before an answer is taken that is for one use
 local TRIES = 5
 -- after a failure the last good route serves for so long until it asks again
 local RETRY_MS = 1000
+-- how often is looked for questions that take too long
+local WATCH_MS = 500
 -- that a tenant has no route is an answer; all else is a failure to give one
 local NEGATIVE = { tenant_not_found = true, invalid_tenant_id = true }
 
@@ -170,9 +172,32 @@ local function land(self, id, flight)
 end
 
 
+-- A policy that waits for ever is one that fails: its wait ends with an error, and
+-- every later one.
+local function watch(self)
+  while next(self._flights) and not self._over do
+    if not task.sleep(WATCH_MS) then break end
+    local timeout_ms, now = self._options.timeout_ms, core.now_ms()
+    for id, flight in pairs(self._flights) do
+      local asking = flight.task
+      if asking and not asking.expired and now - flight.since >= timeout_ms then
+        asking.expired = errors.new("timeout", string.format(
+          "the policy has not answered within %g ms", timeout_ms),
+          { tenant_id = id })
+        task.interrupt(asking, "timeout", asking.expired)
+      end
+    end
+  end
+  self._watch = nil
+end
+
+
 function fly(self, id, flight)
   self._running = self._running + 1
-  task.spawn(land, self, id, flight)
+  flight.since, flight.task = core.now_ms(), task.spawn(land, self, id, flight)
+  if self._watch then return end
+  self._watch = task.spawn(watch, self)
+  self._watch.observed = true
 end
 
 
@@ -349,6 +374,7 @@ function methods:stop()
   if self._over then return end
   self._over = true
   self.reloading:stop()
+  if self._watch then self._watch:cancel() end
   self.version.retired = true
   self.version:let_go()
 end
@@ -372,13 +398,11 @@ end
 local M = {}
 
 
---- The router of a manager that is being made; nil where its configuration
--- wants none.
+--- The router of a manager that is being made.
 ---@return table|nil router
 ---@return mtenant.error|nil err
 function M.new(manager, handle)
   local cfg = manager._config
-  if not cfg.routing then return nil end
   local policy, err = load_policy(cfg)
   if not policy then return nil, err end
   local options = { now_ms = core.now_ms }

@@ -20,8 +20,9 @@ function M.answer(manager, id, token, route, err, ...)
   local routes = manager._routes
   local before = routes[id]
   if route then routes[id] = route end -- hooks may ask for it at once
-  if manager._core:resolved(token, route, err, ...) or not route then return end
-  routes[id] = before
+  local taken = manager._core:resolved(token, route, err, ...)
+  -- the entry before may have been told of only now that the answer is there
+  if route then routes[id] = taken and route or before end
 end
 
 

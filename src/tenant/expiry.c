@@ -39,7 +39,7 @@ bool mt_manager_renew(mt_manager *m, const char *id, uint64_t tag,
 void mt_manager_outdate(mt_manager *m) { m->epoch++; }
 
 bool mt__route_is_outdated(const mt_tenant *t) {
-  return !t->shared && t->state == MT_TENANT_READY &&
+  return !t->shared && !t->of && t->state == MT_TENANT_READY &&
          (t->epoch != t->manager->epoch ||
           mt_reactor_now(t->manager->reactor) >= t->stale_until);
 }
@@ -112,12 +112,16 @@ void mt__routes_tell(mt_defer *d) {
   mt__manager_unref(m);
 }
 
-mt_tenant *mt__route_look(mt_tenant *t, mt_error **err) {
+void mt__route_tell_stale(mt_tenant *t) {
   mt_manager *m = t->manager;
-  if (t->shared || t->state != MT_TENANT_READY || mt__tenant_held(t)) return t;
-  if (mt__route_is_outdated(t)) return supersede(t, err);
-  t->fresh_until = t->stale_until; /* told once */
+  t->fresh_until = t->stale_until;
   if (!mt_node_linked(&t->expiring)) mt_list_push(&m->expiring, &t->expiring);
   mt_defer_add(m->reactor, &m->teller, MT_DEFER_DELIVER);
+}
+
+mt_tenant *mt__route_look(mt_tenant *t, mt_error **err) {
+  if (t->shared || t->state != MT_TENANT_READY || mt__tenant_held(t)) return t;
+  if (mt__route_is_outdated(t)) return supersede(t, err);
+  mt__route_tell_stale(t);
   return t;
 }

@@ -36,9 +36,9 @@ void mt__reader_follow(mt_tenant *t) {
 
 mt_tenant *mt__reader_live(mt_tenant *t, mt_error **err) {
   mt_error *e;
-  if (t->registered && mt_tenant_is_routed(t->of) &&
-      !mt__route_is_outdated(t->of)) {
+  if (t->registered && mt_tenant_is_routed(t->of)) {
     mt__tenant_touch(t->of);
+    if (!mt__route_is_fresh(t->of)) mt__route_tell_stale(t->of);
     return t;
   }
   e = mt_error_new(MT_E_CONNECTION_LOST,

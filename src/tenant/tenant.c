@@ -101,7 +101,7 @@ static mt_tenant *registered(mt_tenant *t, mt_error **err) {
 
 mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
   t = registered(t, err);
-  return !t || mt__route_is_fresh(t) ? t : mt__route_look(t, err);
+  return !t || t->of || mt__route_is_fresh(t) ? t : mt__route_look(t, err);
 }
 
 bool mt__tenant_is_stale(const mt_tenant *t) {
@@ -233,7 +233,8 @@ int mt_tenant_acquire(mt_tenant *t,
 }
 
 bool mt_tenant_is_routed(const mt_tenant *t) {
-  return t->registered && may_go_on(t) && !mt__tenant_is_stale(t);
+  return t->registered && may_go_on(t) && !mt__tenant_is_stale(t) &&
+         !mt__route_is_outdated(t);
 }
 
 int mt_tenant_wait_route(mt_tenant *t,

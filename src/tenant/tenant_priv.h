@@ -109,6 +109,8 @@ static inline bool mt__route_is_fresh(const mt_tenant *t) {
  * place; NULL with *err set. */
 mt_tenant *mt__route_look(mt_tenant *t, mt_error **err);
 bool mt__route_is_outdated(const mt_tenant *t);
+/* The host will be told, once. */
+void mt__route_tell_stale(mt_tenant *t);
 /* The tag and the limits of the route that has come. */
 void mt__route_limit(mt_tenant *t, const mt_route_options *options);
 /* The route that has come has that tag: the scope of the entry before, whose

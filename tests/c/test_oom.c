@@ -39,7 +39,7 @@ enum { QUERIES = 4 };
 typedef struct life {
   mt_house h;
   mt_tenant *t;
-  mt_asked asked[QUERIES];
+  mt_asked asked[QUERIES], again;
   mt_caller caller;
   mt_lease *lease;
   int acquired, refused; /* leases */
@@ -162,6 +162,25 @@ static void transact(life *w) {
   mt_lease_release(w->lease);
 }
 
+/* Another entry takes its place. */
+static void route_again(life *w) {
+  mt_error *err = NULL;
+  mt_tenant *now;
+  int rc;
+  mt_manager_outdate(w->h.m);
+  now = mt_tenant_live(w->t, &err);
+  if (!now) {
+    expect_refused(MT_E_OUT_OF_MEMORY, err);
+    return;
+  }
+  rc = mt_tenant_query(now, "SELECT name FROM items", 0, NULL, 5000, on_answer,
+                       &w->again, &err);
+  if (rc != MT_OK)
+    expect_refused(rc, err);
+  else
+    MT_RUN_UNTIL(w->h.r, w->again.done);
+}
+
 static void use(life *w) {
   mt_error *err = NULL;
   int rc = mt_manager_tenant(w->h.m, "a", &w->t, &err);
@@ -172,6 +191,7 @@ static void use(life *w) {
   connect_it(w);
   ask(w);
   transact(w);
+  route_again(w);
   mt_tenant_unref(w->t);
 }
 

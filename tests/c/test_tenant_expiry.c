@@ -95,8 +95,7 @@ static void stale_is_told_once(void **state) {
   expect(&h, t, "t_a");
   mt_test_run_for(h.r, 40);
   expect(&h, t, "t_a");
-  assert_string_equal(h.events,
-                      "pool_created a;route_stale a;route_stale a;");
+  assert_string_equal(h.events, "pool_created a;route_stale a;route_stale a;");
   mt_tenant_unref(t);
   end(&h);
 }
@@ -242,7 +241,10 @@ static void warm_look_allocates_nothing(void **state) {
   }
   took = mt_reactor_now(h.r) - from;
   assert_int_equal(allocations, before);
-  print_message("a warm look takes %.1f ns\n", took * 1e6 / TIMES);
+  from = mt_reactor_now(h.r);
+  for (i = 0; i < TIMES; i++) (void)mt_reactor_now(h.r);
+  print_message("a warm look takes %.1f ns, %.1f of them for the clock\n",
+                took * 1e6 / TIMES, (mt_reactor_now(h.r) - from) * 1e6 / TIMES);
   mt_tenant_unref(t);
   end(&h);
 }

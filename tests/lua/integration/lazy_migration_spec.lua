@@ -18,7 +18,7 @@ local function manager(more)
                    retry = { max_attempts = 2, initial_delay_ms = 5 } },
     isolation = { strategy = "schema",
       schema_name_template = function(id) return "m_" .. id end },
-    resolve = opts.resolve,
+    resolve = opts.resolve, routing = opts.routing,
     migrations = { tenant_folder = opts.tenant_folder, migrate = opts.migrate,
                    hooks = opts.hooks },
   }))
@@ -62,6 +62,24 @@ describe("migrate = 'on_connect'", function()
     m = manager()
     assert.equal(0, m:get_db("a"):value("SELECT count(*) FROM more"))
     assert.is_true(has("m_a.more"))
+    m:dispose()
+  end))
+
+  it("goes with a tenant to where its route leads next", task(function()
+    local schema, asked = "m_a", 0
+    local m = manager({ routing = {}, resolve = function()
+      asked = asked + 1
+      return { schema = schema }
+    end })
+    assert.equal(2, items(m:get_db("a")))
+    schema = "m_b"
+    m:invalidate_all()
+    assert.equal(2, items(m:get_db("a")))
+    assert.is_true(has("m_b.items"))
+    assert.equal("m_b", m:get_schema_name("a"))
+    m:evict_pool("a") -- its route is known yet
+    assert.equal(2, items(m:get_db("a")))
+    assert.equal(2, asked)
     m:dispose()
   end))
 

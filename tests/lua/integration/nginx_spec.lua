@@ -242,6 +242,37 @@ describe("mtenant in nginx", function()
     assert.same(expected, web:get_all(requests))
   end)
 
+  it("knows it by the manager's policy", function()
+    start([[
+      access_by_lua_block {
+        routed = routed or assert(mtenant.create_tenant_manager {
+          connection = { url = "]] .. env.server().url .. [[",
+                         application_name = "]] .. env.APPLICATION .. [[" },
+          policy = {
+            identify = function(request)
+              local name = request.headers["x-name"]
+              return name and request.method .. "-" .. name
+                or request.path:match("^/of/(%w+)$"), "nobody"
+            end,
+            resolve = function(id) return { schema = "t_" .. id } end,
+          },
+        })
+        by_policy = by_policy or mtenant.create_tenant_context(routed)
+        find = find or require("mtenant.host.nginx").middleware {
+          context = by_policy,
+        }
+        find()
+      }
+      location / { content_by_lua_block {
+        ngx.say(by_policy:get_tenant_id()) } }]])
+    assert.equal("acme", (web:get("/of/acme")))
+    assert.equal("GET-x", (web:get("/", "-H 'X-Name: x'")))
+    assert.equal(400, select(2, web:get("/")))
+    assert.equal(400, select(2, web:get("/", "-H 'X-Name: a/b'")))
+    -- which of two is meant nobody knows
+    assert.equal(400, select(2, web:get("/", "-H 'X-Name: x' -H 'X-Name: y'")))
+  end)
+
   it("tells its health", function()
     local server = env.start()
     start([[

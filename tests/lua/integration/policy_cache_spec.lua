@@ -14,7 +14,10 @@ local function new_policy()
   local policy = { schemas = { acme = "acme", globex = "globex" }, asked = 0 }
   function policy.resolve(id, ctx)
     policy.asked = policy.asked + 1
-    if policy.delay_ms then ctx.sleep(policy.delay_ms) end
+    if policy.delay_ms then
+      local ok, err = ctx.sleep(policy.delay_ms)
+      if not ok then return nil, err end
+    end
     if policy.broken then error("the policy is broken") end
     local schema = policy.schemas[id]
     if not schema then return nil, "nobody knows " .. id end
@@ -134,6 +137,23 @@ describe("a manager's routes", function()
       return true
     end)
     assert.equal(7, most)
+  end))
+
+  it("are not waited for for ever", on_clock(function(clock)
+    local policy = new_policy()
+    local manager = manager_of(policy, { timeout_ms = 2000, ttl_ms = 1000,
+                                         max_concurrent = 1,
+                                         stale_while_revalidate_ms = 0 })
+    assert.equal("acme", schema_of(manager, "acme"))
+    mtenant.sleep(5000)
+    policy.delay_ms = 3600000
+    -- who has a good route keeps it, and the others are not held up
+    local before = clock:now()
+    assert.equal("acme", schema_of(manager, "acme"))
+    local waited = clock:now() - before
+    assert.is_true(waited >= 2000 and waited <= 2600, waited .. " ms")
+    policy.delay_ms = nil
+    assert.equal("globex", schema_of(manager, "globex"))
   end))
 
   it("that do not exist are remembered, for a shorter time", on_clock(function()
@@ -307,6 +327,31 @@ describe("a manager's routes", function()
     assert.equal("tenant_not_found", err.code)
     policy.schemas.acme = "globex"
     assert.equal("globex", schema_of(manager, "acme"))
+  end))
+
+  it("lead readers, too", on_clock(function()
+    local schema = "t_acme"
+    local manager = env.manager {
+      servers = { one = env.server().url, two = env.server().url },
+      resolve = function()
+        return { server = "one", read = { "two" }, schema = schema }
+      end,
+      routing = { ttl_ms = 1000, stale_while_revalidate_ms = 0 },
+    }
+    local db = manager:get_db("acme")
+    local function read()
+      return env.must(db:reader({ max_lag_ms = 60000 }):value(WHERE))
+    end
+    assert.equal("acme", read())
+    mtenant.sleep(2000)
+    assert.equal("acme", read())
+    schema = "t_globex"
+    assert.equal("acme", read())
+    manager:invalidate_all()
+    assert.equal("globex", read())
+    schema = "t_acme"
+    mtenant.sleep(2000)
+    assert.equal("acme", read())
   end))
 
   it("without routing are kept until the entry goes", on_clock(function()

@@ -314,8 +314,8 @@ describe("a policy's invalidations", function()
             while true do
               if fail then fail = nil error("lost") end
               if change then invalidate(change) change = nil end
-              local ok = ctx.sleep(10)
-              if not ok then ended = ended + 1 return end
+              local ok, err = pcall(ctx.sleep, 10)
+              if not ok then ended = ended + 1 error(err, 0) end
             end
           end,
         },
@@ -354,6 +354,35 @@ describe("a policy's invalidations", function()
       manager:dispose()
     end)
   end)
+
+  it("of a file end with it, though they never look", env.in_task(function()
+    path = os.tmpname()
+    local file = assert(io.open(path, "w"))
+    file:write([[return {
+      resolve = function() return { schema = "t_acme" } end,
+      invalidations = function(ctx, invalidate)
+        while true do
+          ctx.sleep(5)
+          invalidate("acme")
+        end
+      end,
+    }]])
+    file:close()
+    local told = {}
+    local manager = env.manager { policy = path, hooks = {
+      on_policy_event = function(ev) told[#told + 1] = ev.kind end,
+    } }
+    schema_of(manager)
+    mtenant.sleep(50)
+    schema_of(manager)
+    assert.is_true(manager:get_policy_status().cache.asked >= 2)
+    assert.is_true(manager:reload_policy())
+    mtenant.sleep(50)
+    assert.equal("acme", schema_of(manager))
+    assert.same({ "reloaded" }, told)
+    manager:dispose()
+    os.remove(path)
+  end))
 
   it("wait longer each time that they fail, and end with the manager", function()
     testing.run(function(clock)

@@ -11,19 +11,18 @@ local SEED = tonumber(os.getenv("MT_SEED")) or os.time()
 local TASKS, TENANTS, SERVERS = 50, 500, 3
 
 local POLICY = [[
-local servers = { %s }
 local version = %d
 -- every fifth tenant moves with each version, the others stay
 local function place(n)
   local step = n %% 5 == 0 and version or 0
-  return servers[(n + step) %% 3 + 1]
+  return "s" .. (n + step) %% 3 + 1
 end
 return {
   version = tostring(version),
   resolve = function(id)
     local n = tonumber(id)
     if not n then return nil, "no number" end
-    return { url = place(n), schema = "t_" .. id, labels = { v = "1" } }
+    return { server = place(n), schema = "t_" .. id, labels = { v = "1" } }
   end,
   selftest = {
     { tenant_id = "1", route = { schema = "t_1" } },
@@ -86,9 +85,7 @@ describe("reloading under load", function()
   after_each(env.assert_nothing_left)
 
   local function policy_text(version, broken)
-    local urls = {}
-    for i, server in ipairs(servers) do urls[i] = ("%q"):format(server.url) end
-    return POLICY:format(table.concat(urls, ", "), version, broken
+    return POLICY:format(version, broken
       and '{ name = "wrong", tenant_id = "2", route = { schema = "t_1" } },' or "")
   end
 
@@ -99,6 +96,8 @@ describe("reloading under load", function()
     local version, over, good, bad = 1, false, 0, 0
     local manager = env.manager({
       policy = path, routing = { reload = false },
+      servers = { s1 = servers[1].url, s2 = servers[2].url,
+                  s3 = servers[3].url },
       connection = { max_connections = 4 },
       hooks = { on_policy_event = function(ev)
         if ev.kind == "reloaded" then version = version + 1 end
@@ -166,7 +165,7 @@ describe("reloading under load", function()
         assert.equal("policy", err.code)
         assert.equal(before, version)
       end
-      mtenant.sleep(math.random(0, 8))
+      mtenant.sleep(math.random(4) == 1 and 40 or math.random(0, 5))
       for _, t in ipairs(tasks) do if t.done then t:await() end end
     end
     over = true
@@ -178,8 +177,8 @@ describe("reloading under load", function()
     assert.equal(good + 1, status.version)
     assert.equal(tostring(version), status.label)
     assert.equal(good, status.reloads)
-    assert.equal(bad, status.failed_reloads, require("mtenant.errors").text_of(status.last_error and status.last_error.message))
-    assert.is_true(queries > RELOADS and sharp > queries / 10)
+    assert.equal(bad, status.failed_reloads)
+    assert.is_true(queries > RELOADS and sharp > RELOADS / 10)
     assert.equal(0, status.cache.errors)
     manager:dispose()
   end, 300000))
