@@ -274,7 +274,7 @@ run_c_hosts "C hosts" release
 on_luajit=(values params statements transactions sessions rows pipeline tasks
   entries isolation listen policies policies_joined policies_sandbox schemas
   context luajit errors retry config schema testing
-  crypto identify sandbox sandbox_escapes sandbox_limits sandbox_patterns
+  crypto identify identify_jwt sandbox sandbox_escapes sandbox_limits sandbox_patterns
   route_cache policy policy_cache policy_reload)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \

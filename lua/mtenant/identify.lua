@@ -429,6 +429,9 @@ local JWT_OPTIONS = {
 local function rules_of(opts)
   check_options(opts, JWT_OPTIONS, "jwt_claim")
   need(opts.claim, "string", "jwt_claim: claim")
+  if not json.decode("{}") then
+    misuse("jwt_claim needs lua-cjson or dkjson, and neither is installed")
+  end
   for _, name in ipairs({ "issuer", "audience", "cookie", "alg" }) do
     if opts[name] ~= nil then
       need(opts[name], "string", "jwt_claim: " .. name)

@@ -229,15 +229,14 @@ static int base64url_decode(lua_State *L) {
 }
 
 int luaopen_mtenant_crypto(lua_State *L) {
-  static const luaL_Reg functions[] = {
-      {"unit", unit},
-      {"sha256", sha256},
-      {"hmac_sha256", hmac_sha256},
-      {"verify_rs256", verify_rs256},
-      {"base64url_encode", base64url_encode},
-      {"base64url_decode", base64url_decode},
-      {"equal", equal},
-      {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"unit", unit},
+                                       {"sha256", sha256},
+                                       {"hmac_sha256", hmac_sha256},
+                                       {"verify_rs256", verify_rs256},
+                                       {"base64url_encode", base64url_encode},
+                                       {"base64url_decode", base64url_decode},
+                                       {"equal", equal},
+                                       {NULL, NULL}};
   luaL_newlib(L, functions);
   return 1;
 }

@@ -74,11 +74,11 @@ static void lead_path(lua_State *L, int key, mt_wire *w) {
   const char *dot = w->path[0] && w->path[0] != '[' ? "." : "";
   memcpy(rest, w->path, sizeof rest);
   if (lua_type(L, key) == LUA_TSTRING)
-    snprintf(w->path, sizeof w->path, "%.32s%s%s", lua_tostring(L, key), dot,
+    snprintf(w->path, sizeof w->path, "%.32s%s%.62s", lua_tostring(L, key), dot,
              rest);
   else if (lua_type(L, key) == LUA_TNUMBER)
-    snprintf(w->path, sizeof w->path, "[%.14g]%s%s", lua_tonumber(L, key), dot,
-             rest);
+    snprintf(w->path, sizeof w->path, "[%.14g]%s%.62s", lua_tonumber(L, key),
+             dot, rest);
 }
 
 static bool put(lua_State *L, int i, mt_wire *w, int depth);

@@ -353,3 +353,69 @@ describe("absurd arguments", function()
     end)
   end)
 end)
+
+
+-- ---- anything with anything ----------------------------------------------------------
+
+--- Calls what a policy can reach, with whatever comes to mind.
+local RANDOM = [[
+  local functions, seen = {}, {}
+  local function collect(t)
+    if type(t) ~= "table" or seen[t] then return end
+    seen[t] = true
+    for _, value in pairs(t) do
+      if type(value) == "function" then functions[#functions + 1] = value end
+      collect(value)
+    end
+  end
+  collect(_G)
+  collect(ctx)
+  collect(require "mtenant.crypto")
+  local calls = #functions
+  local random = math.random
+  math.randomseed(ctx.request)
+  local values = {
+    0, -1, 1, 3, 1e9, 2 ^ 53, -2 ^ 53, 1e300, -1 / 0, 1 / 0, 0 / 0, 1.5, true,
+    false, "", "x", "%", "%a*", "(.-)", "[", "1e9", "0x10", "*t", "%c", "%s%d",
+    ("x"):rep(1000), {}, { 1, 2, 3 }, { "a", "b" }, _G, string, table, ctx,
+    function(...) return ... end, function() error({}) end,
+    setmetatable({}, { __index = function(_, k) return k end,
+      __len = function() return 1e9 end, __call = function() return 1 end,
+      __tostring = function() return {} end, __lt = function() return true end }),
+    setmetatable({}, { __mode = "k", __metatable = false }),
+  }
+  local function any()
+    if random(8) == 1 then return nil end
+    if random(6) == 1 then return functions[random(calls)] end
+    return values[random(#values)]
+  end
+  for i = 1, 3000 do
+    local f = functions[random(calls)]
+    local ok, got = pcall(f, any(), any(), any(), any())
+    if ok and got ~= nil and #values < 100 then values[#values + 1] = got end
+  end
+  return {}
+]]
+
+describe("anything with anything", function()
+  it("ends, in time, and breaks nothing", function()
+    mtenant.run(function()
+      local seed = os.time() % 100000
+      local route, err
+      local gap = longest_gap(function()
+        for i = 1, 200 do
+          local policy = load_policy(RANDOM, { name = "e.lua",
+                                               memory_bytes = 4 * 2 ^ 20 })
+          route, err = policy.resolve("acme", {
+            request = seed + i, log = function() end, sleep = function() end,
+          })
+          assert(route ~= nil or err ~= nil, seed + i)
+          policy:close()
+          mtenant.sleep(0)
+        end
+      end)
+      -- of these, some make a state between two beats as well
+      assert.is_true(gap < 30 * SLOW, ("%.1f ms, seed %d"):format(gap, seed))
+    end)
+  end)
+end)
