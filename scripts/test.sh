@@ -275,7 +275,8 @@ on_luajit=(values params statements transactions sessions rows pipeline tasks
   entries isolation listen policies policies_joined policies_sandbox schemas
   context luajit errors retry config schema testing
   crypto identify identify_jwt sandbox sandbox_escapes sandbox_limits sandbox_patterns
-  route_cache policy policy_cache policy_reload)
+  route_cache policy policy_cache policy_reload
+  readers route_settings route_fields route_moves)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \

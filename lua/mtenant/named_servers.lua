@@ -116,7 +116,8 @@ end
 --- The servers of a defined configuration.
 ---@param cfg mtenant.config
 ---@return table|nil servers  names: sorted; by_name: { name, url (complete, with
----  its password), given (as written), address ("host:port"), labels }; own: the address of connection.url
+---  its password), given (as written), address ("host:port"), labels }; own: the
+---  address of connection.url
 ---@return mtenant.error|nil err  of code misuse: a url is none
 function M.of(cfg)
   local out, err = prepared[cfg]

@@ -52,11 +52,11 @@ local mt = { __name = "mtenant.reader", __index = methods }
 local NOWHERE = {}
 
 
--- A handle at one server, kept for as long as the route is the same.
+-- A handle at one server, kept for as long as the tenant's entry is the same.
 local function target(self, url)
   local key = url or ""
   local db = self._targets[key]
-  if db then return db end
+  if db and db._h:routed() then return db end
   local handle, err = self._db._h:reader(url)
   if not handle then return nil, err end
   db = self._db._m._new_handle(handle, self.tenant_id, self._db._on_query)
@@ -77,9 +77,6 @@ local function current_route(self)
   if not route then
     return nil, errors.new("connection_lost", "the tenant's route is changing",
                            { tenant_id = self.tenant_id, retryable = true })
-  end
-  if route ~= self._route then
-    self._route, self._targets = route, {}
   end
   return route
 end
@@ -178,7 +175,7 @@ local function run(self, fn, started)
       if not failure then return unpack(res, 1, res.n) end
       last = failure
       local detached = errors.is(failure) and failure.code == "connection_lost"
-        and not failure.ambiguous and not self._db._h:routed()
+        and not failure.ambiguous and not db._h:routed()
       if not detached or started and started() then break end
     elseif not (errors.is(last) and last.code == "connection_lost") then
       break

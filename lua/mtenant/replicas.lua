@@ -324,23 +324,4 @@ function M.failed(manager, address, err)
 end
 
 
---- What is known of a route's replicas, for who wants to see it.
----@return table[]  { server, url is not there; address, ok, reason, lag_ms }
-function M.status(manager, route)
-  local primary = server_of(manager, route.address,
-                            route.url or manager._config.connection.url)
-  local out, now = {}, core.now_ms()
-  for i, one in ipairs(route.read) do
-    local replica = server_of(manager, one.address, one.url)
-    local ok, why = fits(manager, primary, replica, {
-      max_lag_ms = route.read.max_lag_ms }, now)
-    local since = replica.at and replica.position
-      and fresh_at(primary, replica)
-    out[i] = { server = one.server, address = one.address, ok = ok or false,
-               reason = why, lag_ms = since and now - since or nil }
-  end
-  return out
-end
-
-
 return M

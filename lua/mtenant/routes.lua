@@ -10,7 +10,8 @@ local M = {}
 
 
 --- Hands the answer of a resolver to the core, and keeps the route if that has
---- taken it.
+--- taken it. What templates alone say can be had again: it need not take memory
+--- for each tenant.
 ---@param manager mtenant.TenantManager
 ---@param token userdata
 ---@param route table|nil
@@ -19,6 +20,10 @@ local M = {}
 function M.answer(manager, id, token, route, err, ...)
   local routes = manager._routes
   local before = routes[id]
+  if not routing.may_wait(manager._config) then
+    manager._core:resolved(token, route, err)
+    return
+  end
   if route then routes[id] = route end -- hooks may ask for it at once
   local taken = manager._core:resolved(token, route, err, ...)
   -- the entry before may have been told of only now that the answer is there
@@ -35,7 +40,9 @@ end
 --- The route of the entry that is there, as routing.resolve has made it.
 ---@return table|nil
 function M.current(manager, id)
-  return manager._core:schema(id) and manager._routes[id]
+  if not manager._core:schema(id) then return nil end
+  if routing.may_wait(manager._config) then return manager._routes[id] end
+  return (routing.resolve(manager._config, id, manager._ctx))
 end
 
 

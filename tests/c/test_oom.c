@@ -181,6 +181,31 @@ static void route_again(life *w) {
     MT_RUN_UNTIL(w->h.r, w->again.done);
 }
 
+/* A route with settings, which readers have too. */
+static void resolve(mt_manager *m, const char *id, uint64_t token, void *data) {
+  static const char *const pairs[] = {"work_mem", "5MB", "app.x", "y", NULL};
+  const mt_route_options options = {.size = sizeof options, .settings = pairs};
+  const mt_route route = {.schema = "t_a"};
+  (void)data;
+  (void)id;
+  mt_manager_resolved_with(m, token, &route, &options, NULL);
+}
+
+static void read_it(life *w) {
+  mt_tenant *r = NULL, *t = w->t;
+  mt_error *err = NULL;
+  int rc = mt_tenant_reader(t, NULL, &r, &err);
+  if (rc != MT_OK) {
+    expect_refused(rc, err);
+    return;
+  }
+  memset(w->asked, 0, sizeof w->asked);
+  w->t = r;
+  ask(w);
+  w->t = t;
+  mt_tenant_unref(r);
+}
+
 static void use(life *w) {
   mt_error *err = NULL;
   int rc = mt_manager_tenant(w->h.m, "a", &w->t, &err);
@@ -190,6 +215,7 @@ static void use(life *w) {
   }
   connect_it(w);
   ask(w);
+  read_it(w);
   transact(w);
   route_again(w);
   mt_tenant_unref(w->t);
@@ -202,6 +228,7 @@ static long live(const char *url, long n, bool for_ever) {
   mt_reactor *r = mt_test_reactor();
   int rc;
   mt_house_init(&w.h, r, url);
+  w.h.cbs.resolve = resolve;
   failures = 0;
   forever = for_ever;
   left = n;

@@ -39,6 +39,8 @@ end
 
 
 local function is_expected(c, name, value)
+  local own = c.t.settings and c.t.settings[name]
+  if own then return value == ("%d"):format(own) end
   if name == "client_connection_check_interval" then return value == "2000" end
   if name == "search_path" then
     local t = c.t
@@ -66,7 +68,9 @@ local function check_settings(c, text, how)
         c.t.mark, name, value, how))
     end
   end
-  for _, name in ipairs({ "search_path", "client_connection_check_interval" }) do
+  local there = { "search_path", "client_connection_check_interval" }
+  for name in pairs(c.t.settings or {}) do there[#there + 1] = name end
+  for _, name in ipairs(there) do
     if not seen[name] then
       c.world:leak("setting", c, ("%s finds %s lost by %s"):format(
         c.t.mark, name, how))

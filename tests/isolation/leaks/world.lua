@@ -1,8 +1,9 @@
 --- The server, the tenants and the manager of a run, and what it has found.
 --
 -- The manager under test logs in as an ordinary role that inherits nothing.
--- Every fourth tenant has a role of its own. A superuser's manager beside it
--- makes the schemas, kills backends, and reads the truth at the end.
+-- Every fourth tenant has a role of its own, every third has settings. A
+-- superuser's manager beside it makes the schemas, kills backends, and reads the
+-- truth at the end.
 
 local mtenant = require "mtenant"
 local throwaway = require "mtenant.throwaway"
@@ -27,6 +28,9 @@ local function new_tenant(n)
     mark = id,
     schema = SCHEMAS[n % #SCHEMAS + 1]:format(n),
     role = n % 4 == 0 and "r_" .. n or nil,
+    -- that no operation sets
+    settings = n % 3 == 0 and { gin_fuzzy_search_limit = 1000 + n,
+                                from_collapse_limit = 10 + n } or nil,
     epoch = 0,       -- counted up when its schema is dropped and made again
     busy = 0,        -- operations under way
     sessions = 0,    -- and those of them that hold a session
@@ -37,7 +41,8 @@ end
 
 local function shared_tenant()
   local t = new_tenant(0)
-  t.id, t.mark, t.schema, t.role, t.shared = "shared", "public", "public", nil, true
+  t.id, t.mark, t.schema, t.shared = "shared", "public", "public", true
+  t.role, t.settings = nil, nil
   return t
 end
 
@@ -86,7 +91,7 @@ end
 local function new_manager(self, url)
   local routes = {}
   for _, t in ipairs(self.tenants) do
-    routes[t.id] = { schema = t.schema, role = t.role }
+    routes[t.id] = { schema = t.schema, role = t.role, settings = t.settings }
   end
   return assert(mtenant.create_tenant_manager {
     connection = {

@@ -75,7 +75,7 @@ describe("db:reader", function()
   it("sees what the tenant has written, always", env.in_task(function()
     local m = manager()
     local db = assert(m:get_db("a"))
-    local reader, served = db:reader(), { primary = 0 }
+    local reader = db:reader()
     for n = 1, 200 do
       if n % 3 == 0 then
         env.must(db:transaction(function(tx)
@@ -86,8 +86,6 @@ describe("db:reader", function()
       end
       if n % 2 == 0 then mtenant.sleep(1) end
       assert.equal(n, env.must(reader:value("SELECT count(*)::int FROM notes")))
-      local where = reader:last_target()
-      served[where] = (served[where] or 0) + 1
     end
     at_standby(reader)
     assert.equal(200, env.must(reader:value("SELECT max(n) FROM notes")))
@@ -323,20 +321,71 @@ describe("db:reader", function()
     end))
 
   it("reads from no server that is none of its standbys", env.in_task(function()
-    local other = env.server()
-    env.tenants({ "a" }, other)
-    env.sql("CREATE TABLE t_a.notes AS SELECT 666 AS n", other)
-    local m = env.manager({
-      resolve = function() return { read = { { url = other.url } } } end,
-    }, primary)
-    local reader = m:get_db("a"):reader()
-    for _ = 1, 3 do
-      assert.is_nil(env.must(reader:value("SELECT n FROM notes")))
-      local where, why = reader:last_target()
-      assert.equal("primary", where)
-      assert.is_truthy(why:find("is no standby"), why)
-      mtenant.sleep(30)
+    -- servers of one process are copies of one cluster: make another
+    local pg = package.loaded["tests.support.pg"]
+    package.loaded["tests.support.pg"] = nil
+    local other = require("tests.support.pg").start()
+    package.loaded["tests.support.pg"] = pg
+    other:psql("CREATE SCHEMA t_a AUTHORIZATION mtenant; SET ROLE mtenant;"
+      .. "CREATE TABLE t_a.notes AS SELECT 666 AS n")
+    local of_other = other:standby()
+    for text, server in pairs({ ["is no standby$"] = other,
+                                ["is no standby of "] = of_other }) do
+      local m = env.manager({
+        resolve = function() return { read = { { url = server.url } } } end,
+      }, primary)
+      local reader = m:get_db("a"):reader()
+      for _ = 1, 4 do
+        assert.is_nil(env.must(reader:value("SELECT n FROM notes")))
+        local where, why = reader:last_target()
+        assert.equal("primary", where)
+        assert.is_truthy(why:find(text), why)
+        mtenant.sleep(30)
+      end
+      m:dispose()
     end
+    of_other:close()
+    other:close()
+  end))
+
+  it("keeps a role, a database and the rows of a tenant", env.in_task(function()
+    primary:psql("DROP ROLE IF EXISTS reads_a; CREATE ROLE reads_a;"
+      .. "GRANT reads_a TO mtenant; GRANT USAGE ON SCHEMA t_a TO reads_a;"
+      .. "GRANT SELECT ON t_a.notes TO reads_a")
+    local m = manager(nil, { role = "reads_a" })
+    local db = assert(m:get_db("a"))
+    at_standby(db:reader())
+    assert.equal("reads_a", env.must(db:reader():value("SELECT current_user")))
+    m:dispose()
+    m = manager(nil, { strategy = "row", schema = "t_c" })
+    for _, id in ipairs({ "x", "y" }) do
+      local reader = m:get_db(id):reader()
+      at_standby(reader)
+      assert.equal(id, env.must(reader:value(
+        "SELECT current_setting('app.tenant_id')")))
+    end
+    m:dispose()
+    m = manager(nil, { strategy = "database", database = "mtenant",
+                       schema = "t_b" })
+    db = assert(m:get_db("b"))
+    at_standby(db:reader())
+    assert.equal("t_b", env.must(db:reader():value("SELECT current_schema()")))
+    m:dispose()
+    primary:psql("DROP OWNED BY reads_a; DROP ROLE reads_a")
+  end))
+
+  it("does not take a refused write for a lost primary", env.in_task(function()
+    local m = env.manager({ connection = {
+      url = primary.url .. "&target_session_attrs=read-write" } }, primary)
+    local db = m:get_db("a")
+    env.must(db:query("INSERT INTO notes VALUES (1)"))
+    for _ = 1, 3 do
+      local _, err = db:reader():query("INSERT INTO notes VALUES (2)")
+      assert.equal("25006", err.sqlstate)
+      assert.is_false(err.retryable)
+    end
+    assert.equal(1, env.must(db:value("SELECT count(*)::int FROM notes")))
+    assert.same({ 1, 0 }, { m:get_stats().opened, m:get_stats().retired })
   end))
 
   it("reads at the primary where the route names no replica",
@@ -345,6 +394,10 @@ describe("db:reader", function()
       local reader = m:get_db("a"):reader()
       assert.equal("t_a", env.must(reader:value("SELECT current_schema()")))
       assert.equal("primary", (reader:last_target()))
+      assert.equal("t_a", m:get_route("a").schema)
+      m:evict_pool("a")
+      assert.is_nil((m:get_route("a")))
+      assert.equal("t_a", env.must(reader:value("SELECT current_schema()")))
       local _, err = reader:query("INSERT INTO notes VALUES (1)")
       assert.equal("25006", err.sqlstate)
       assert.equal(1, env.must(m:get_shared_db():reader():value("SELECT 1")))
