@@ -410,6 +410,13 @@ MT_API void mt_manager_resolved_with(mt_manager *m, uint64_t token,
                                      const mt_route *route,
                                      const mt_route_options *options,
                                      const mt_error *err);
+/* For a host that keeps routes for some time, see mt_route_options. The
+ * tenant's route is still (or now) the one of that tag, for so long. False: it
+ * was another, so its entry has gone, or there is none. */
+MT_API bool mt_manager_renew(mt_manager *m, const char *id, uint64_t tag,
+                             double fresh_ms, double stale_ms);
+/* All routes are to be asked for before they are used again. */
+MT_API void mt_manager_outdate(mt_manager *m);
 /*
  * Fails every waiter with MT_E_DISPOSED, cancels what runs, closes all
  * connections, then calls `done` (may be NULL) exactly once and not before

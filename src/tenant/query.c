@@ -65,7 +65,8 @@ int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
                     const char *const *params, double timeout_ms,
                     mt_query_fn done, void *data, mt_error **err) {
   mt_error *why = NULL;
-  mt_req *req = make(t->manager, sql, &why);
+  mt_tenant *now = mt_tenant_live(t, &why);
+  mt_req *req = now ? make(t->manager, sql, &why) : NULL;
   query *q = req ? mt_malloc(sizeof *q) : NULL;
   int rc;
   if (!q || mt__req_params(req, nparams, params) != MT_OK) {
@@ -78,7 +79,7 @@ int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
       timeout_ms > 0 ? timeout_ms : t->manager->cfg.statement_timeout_ms;
   req->on_finish = on_finish;
   req->data = q;
-  rc = mt_tenant_submit(t, req, err);
+  rc = mt_tenant_submit(now, req, err);
   if (rc == MT_OK) return MT_OK;
 fail:
   mt_free(q);

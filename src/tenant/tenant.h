@@ -122,13 +122,6 @@ int mt_tenant_reader(mt_tenant *t, const char *url, mt_tenant **out,
  * written; its readers do not. */
 uint64_t mt_tenant_written(const mt_tenant *t);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
-/* expiry.c: for a host that keeps routes for some time, see mt_route_options.
- * The tenant's route is still (or now) the one of that tag, for so long. False:
- * it was another, so the entry has gone, or there is none. */
-bool mt_manager_renew(mt_manager *m, const char *id, uint64_t tag,
-                      double fresh_ms, double stale_ms);
-/* All routes are to be asked for before they are used again. */
-void mt_manager_outdate(mt_manager *m);
 /* Why no tenant of this id can have that route, as far as the route itself
  * tells; NULL: nothing. */
 mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route,

@@ -93,6 +93,8 @@ int mt_tenant_begin(mt_tenant *t, const mt_tx_options *options, mt_tx_fn ready,
   mt_tx *tx;
   int rc;
   if (!options) options = &usual;
+  t = mt_tenant_live(t, err);
+  if (!t) return err && *err ? (*err)->code : MT_E_DISPOSED;
   if ((unsigned)options->isolation > MT_SERIALIZABLE)
     return mt_fail(err, mt_error_new(MT_E_MISUSE, "isolation: no such level"));
   tx = mt_calloc(sizeof *tx);

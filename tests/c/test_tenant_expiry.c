@@ -108,6 +108,9 @@ static void another_tag_is_another_route(void **state) {
   t = mt_house_tenant(&h, "a");
   expect(&h, t, "t_a");
   assert_false(mt_manager_renew(h.m, "nobody", 1, 1, 1));
+  mt_manager_outdate(h.m); /* mt_tenant_query looks, too */
+  mt_house_expect(&h, t, "SELECT current_schema()", "t_a");
+  assert_int_equal(next.asked, 2);
   next.tag = 2;
   next.schema = "t_b";
   assert_false(mt_manager_renew(h.m, "a", 2, HUGE_VAL, 0));
