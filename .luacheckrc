@@ -14,3 +14,4 @@ read_globals = {
 files["scripts"] = { std = "lua54" }
 files["tests"] = { std = "lua54" }
 files["tests/lua"] = { std = "lua54+busted" }
+files["scripts/examples/*/policy_spec.lua"] = { std = "lua54+busted" }

@@ -272,10 +272,11 @@ run_specs "fault matrix" release lua5.4 1 -name 'fault_matrix_*'
 run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
-  entries isolation schemas context luajit errors retry config schema testing
-    readers route_settings route_fields route_moves crypto identify
+    entries isolation schemas context luajit errors retry config schema
+  testing readers route_settings route_fields route_moves crypto identify
   identify_jwt sandbox sandbox_escapes sandbox_limits sandbox_patterns
-  route_cache policy policy_cache policy_reload)
+  route_cache policy policy_cache policy_reload listen policies
+  policies_joined policies_sandbox)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \

@@ -5,6 +5,7 @@
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
+local listen = require "mtenant.listen"
 local pipeline = require "mtenant.pipeline"
 local reader = require "mtenant.reader"
 local statement = require "mtenant.statement"
@@ -141,19 +142,6 @@ function methods:pipeline(opts, fn)
 end
 
 
---- Sends a notification. Channel names are shared by the whole database.
----@param channel string
----@param payload? string  at most 7999 bytes
----@return boolean|nil ok
----@return table|nil err
-function methods:notify(channel, payload)
-  local _, err = self:query("select pg_catalog.pg_notify($1, $2)", channel,
-                            payload or "")
-  if err then return nil, err end
-  return true
-end
-
-
 --- The schema of the cached route, or nil.
 ---@return string|nil
 function methods:schema()
@@ -164,6 +152,7 @@ end
 methods._start = start
 reader.install(methods)
 statement.extend(methods)
+listen.install(methods)
 
 
 local function to_string(self)

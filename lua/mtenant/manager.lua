@@ -12,6 +12,7 @@ local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
+local listen = require "mtenant.listen"
 local named_servers = require "mtenant.named_servers"
 local policy_control = require "mtenant.policy_control"
 local routes = require "mtenant.routes"
@@ -61,6 +62,7 @@ local function on_event(self, ev)
     if self._router and ev.reason == "schema_changed" then
       self._router:outdate(ev.tenant_id)
     end
+    listen.evicted(self, ev.tenant_id, ev.reason)
     call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
   elseif ev.kind == "pool_error" then
     call_hook(self, "on_error", ev.tenant_id, ev.error)

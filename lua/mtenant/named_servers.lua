@@ -135,6 +135,7 @@ end
 function M.find(cfg, name)
   local servers = M.of(cfg)
   local server = servers and servers.by_name[name]
+  if not server and cfg.any_server then server = cfg.any_server(name) end
   if server then return server end
   local text = format('"%s" is none of config.servers',
                       schema.printable(name, 60))

@@ -263,7 +263,8 @@ function methods:rows(sql, ...)
 end
 
 
-for _, name in ipairs({ "exec", "session", "pipeline", "notify" }) do
+for _, name in ipairs({ "exec", "session", "pipeline", "notify",
+                        "listen" }) do
   methods[name] = function()
     errors.misuse(2, "a reader has no %s: use the tenant's own handle", name)
   end

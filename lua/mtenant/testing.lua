@@ -6,6 +6,7 @@ local clock = require "mtenant.testing.clock"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local faults = require "mtenant.testing.faults"
+local policies = require "mtenant.testing.policies"
 local routes = require "mtenant.testing.routes"
 
 
@@ -26,6 +27,7 @@ local M = {
   outage = faults.outage,
 
   resolve = routes.resolve,
+  policy = policies.policy,
   shared = routes.shared,
 }
 

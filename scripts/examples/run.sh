@@ -6,8 +6,11 @@
 #   openresty   a multi-tenant REST service in nginx with lua-nginx-module
 #   lua-http    the same on lua-http
 #   worker      a background worker that does many tenants' jobs
+#   saas        a routing policy: customers by subdomain, with tiers
+#   fleet       a routing policy: three PostgreSQL servers, sixty tenants
+#   replicas    a routing policy: reads from a streaming standby
 #
-# --port=N: on 127.0.0.1, a free one unless told. --check: asks it what it should
+# The last three print what they do, and end. --port=N: on 127.0.0.1, a free one unless told. --check: asks it what it should
 # answer, says what was wrong, and ends: status 0 or 1. On Debian, root installs
 # the packages that are missing; others are told which.
 set -uo pipefail
@@ -22,7 +25,7 @@ for arg; do
     --port=*) port=${arg#*=} ;;
     --check) check=true ;;
     -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" && exit ;;
-    openresty | lua-http | worker) name=$arg ;;
+    openresty | lua-http | worker | saas | fleet | replicas) name=$arg ;;
     *) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2 && exit 2 ;;
   esac
 done
@@ -32,12 +35,14 @@ examples=$PWD/scripts/examples
 build=${MT_BUILD_DIR:-$PWD/build/release}
 dir=$(mktemp -d)
 pids=()
+replication=''
 
 finish() {
   local pid
   for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
   for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null; done
   [[ ! -s $dir/error.log ]] || tail -5 "$dir/error.log" >&2
+  [[ -z $replication ]] || bash tests/support/pg.sh destroy "$replication"
   rm -rf "$dir"
 }
 trap finish EXIT
@@ -116,6 +121,41 @@ start_worker() { # arguments...
   pids+=($!)
 }
 
+# ---- routing policies ----------------------------------------------------------------
+
+# A primary and its standby, as the tests start them: two URLs in the file "urls".
+start_replication() {
+  local pg=tests/support/pg.sh root primary standby server
+  root=$(bash $pg root $$) || die "no directory for PostgreSQL"
+  server=$(bash $pg create "$root") && primary=${server%%$'\n'*} &&
+    server=$(bash $pg standby "$primary") && standby=${server%%$'\n'*} ||
+    die "no PostgreSQL with a standby"
+  urls=("postgresql://mtenant@/mtenant?host=$primary&port=5432"
+    "postgresql://mtenant@/mtenant?host=$standby&port=5432")
+  replication=$root
+}
+
+run_policy() { # arguments...
+  LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;;" timeout 120 \
+    "$build/bin/mtenant-run" "$examples/$name/$name.lua" "$@"
+}
+
+# The policy's own tests, its spec, and what the program says.
+check_policy() {
+  local out wanted
+  "$build/bin/mtenant" policy check "$examples/$name/policy.lua" -q || wrong=1
+  LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;;" \
+    LUA_CPATH="$build/lib/?.so;;" \
+    lua5.4 "$(command -v busted)" -o plainTerminal "$examples/$name/policy_spec.lua" \
+    >"$dir/spec" 2>&1 || { cat "$dir/spec" && wrong=1; }
+  out=$(run_policy "$@" 2>&1) || wrong=1
+  wanted=$(<"$examples/$name/output")
+  [[ $out = "$wanted" ]] || {
+    printf 'it said:\n%s\n' "$out"
+    wrong=1
+  }
+}
+
 # ---- checks -----------------------------------------------------------------------
 
 wrong=0
@@ -163,6 +203,14 @@ check_worker() {
 # ---- run -------------------------------------------------------------------------------
 
 [[ -n ${MT_BUILD_DIR:-} ]] || build
+case $name in
+  saas | fleet | replicas)
+    urls=()
+    [[ $name != replicas ]] || start_replication
+    if $check; then check_policy "${urls[@]}"; else run_policy "${urls[@]}" || wrong=1; fi
+    exit "$wrong"
+    ;;
+esac
 start_server
 if [[ $name = worker ]]; then
   if $check; then

@@ -223,6 +223,24 @@ static int schema(lua_State *L) {
   return 1;
 }
 
+/* place() -> a text that is the same for all tenants of the same database, or
+ * nil: it has no route */
+static int place(lua_State *L) {
+  mt_error *err = NULL;
+  mt_tenant *live = mt_tenant_live(check_tenant(L), &err);
+  mt_error_unref(err);
+  lua_pushstring(L, live ? mt_tenant_place(live) : NULL);
+  return 1;
+}
+
+/* listener() -> that of its database, not open; or nil, err */
+static int listener(lua_State *L) {
+  mt_tenant *t = check_tenant(L);
+  mt_error *err = NULL;
+  mt_tenant *live = mt_tenant_live(t, &err);
+  return live ? mt_lua_push_listener(L, live) : mt_lua_fail(L, err, name_of(t));
+}
+
 static int db_gc(lua_State *L) {
   db_ud *d = luaL_checkudata(L, 1, MT_LUA_DB);
   if (d->t) mt_tenant_unref(d->t);
@@ -232,11 +250,12 @@ static int db_gc(lua_State *L) {
 
 void mt_lua_db_register(lua_State *L) {
   static const luaL_Reg methods[] = {
-      {"query", query},     {"connect", connect_tenant},
-      {"acquire", acquire}, {"take_retry", take_retry},
-      {"schema", schema},   {"route", route},
-      {"routed", routed},   {"written", written},
-      {"reader", reader},   {NULL, NULL}};
+      {"query", query},       {"connect", connect_tenant},
+      {"acquire", acquire},   {"take_retry", take_retry},
+      {"schema", schema},     {"route", route},
+      {"routed", routed},     {"written", written},
+      {"reader", reader},     {"place", place},
+      {"listener", listener}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_DB, methods, meta);
   lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);

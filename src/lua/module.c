@@ -457,6 +457,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_manager_register(L);
   mt_lua_db_register(L);
   mt_lua_lease_register(L);
+  mt_lua_listen_register(L);
   mt_lua_lazy_register(L);
   mt_lua_watch_register(L);
   mt_lua_folder_register(L);

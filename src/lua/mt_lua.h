@@ -30,6 +30,7 @@ typedef enum mt_op_kind {
   MT_OP_QUERY,   /* on a tenant or on a lease */
   MT_OP_FETCH,   /* rows of a stream */
   MT_OP_PING,    /* of a health check */
+  MT_OP_LISTEN,  /* what a listener has heard */
   MT_OP_DISPOSE
 } mt_op_kind;
 
@@ -60,6 +61,8 @@ typedef struct mt_lease_ud {
   bool stream_done;
   struct mt_op *fetch; /* waits for rows */
 } mt_lease_ud;
+
+typedef struct mt_listener_ud mt_listener_ud; /* listen.c */
 
 /* A loop that tasks run on, and what is done there. There are two, of which
  * one runs at a time: the real one, and that of mtenant.testing (virtual.c). */
@@ -92,7 +95,8 @@ struct mt_op {
   mt_acquire *acquire;
   mt_lease *lease;
   mt_lease_ud *lease_ud; /* its query runs on this lease */
-  int lease_ref;         /* registry reference to the lease userdata */
+  mt_listener_ud *listener;
+  int lease_ref; /* registry reference to the userdata of lease or listener */
   mt_as as;
   bool json;
   mt_error *err;
@@ -138,6 +142,7 @@ struct mt_rt {
 #define MT_LUA_MANAGER MT_LUA_NAME("manager")
 #define MT_LUA_DB MT_LUA_NAME("db")
 #define MT_LUA_LEASE MT_LUA_NAME("lease")
+#define MT_LUA_LISTENER MT_LUA_NAME("listener")
 #define MT_LUA_LAZY MT_LUA_NAME("lazy")
 #define MT_LUA_LAZY_ROW MT_LUA_NAME("lazy_row")
 #define MT_LUA_WATCH MT_LUA_NAME("watch")
@@ -249,6 +254,12 @@ void mt_lua_folder_register(lua_State *L);
 int mt_lua_watch_folder(lua_State *L);
 void mt_lua_sandbox_register(lua_State *L);
 int mt_lua_sandbox_new(lua_State *L);
+
+/* listen.c */
+void mt_lua_listen_register(lua_State *L);
+int mt_lua_push_listener(lua_State *L, mt_tenant *t);
+void mt_lua_push_events(lua_State *L, mt_op *op);
+void mt_lua_listen_cancel(mt_op *op);
 
 /* health.c */
 extern const luaL_Reg mt_lua_health_methods[];

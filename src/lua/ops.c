@@ -152,6 +152,9 @@ static void push_result(lua_State *L, mt_op *op) {
     case MT_OP_PING:
       lua_pushstring(L, op->busy ? "busy" : "ok");
       return;
+    case MT_OP_LISTEN:
+      mt_lua_push_events(L, op);
+      return;
     case MT_OP_FETCH: {
       mt_result *rows[512];
       mt_lease_ud *l = op->lease_ud;
@@ -239,6 +242,9 @@ static int l_cancel(lua_State *L) {
       if (op->ping) mt_ping_cancel(op->ping);
       op->ping = NULL;
       break;
+    case MT_OP_LISTEN:
+      mt_lua_listen_cancel(op);
+      break;
     case MT_OP_SLEEP:
     case MT_OP_DISPOSE:
       break;
@@ -267,6 +273,7 @@ void mt_ops_forget_simulated(mt_rt *rt) {
     if (op->acquire || op->lease) cancel_acquire(op);
     if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_FETCH) op->lease_ud->fetch = NULL;
+    if (op->kind == MT_OP_LISTEN) mt_lua_listen_cancel(op);
     mt_node_unlink(&op->node);
     op_free(op);
   }
@@ -281,6 +288,7 @@ void mt_ops_close(mt_rt *rt) {
     if (op->acquire || op->lease) cancel_acquire(op);
     if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_CONNECT && op->flight) continue; /* ends by itself */
+    if (op->kind == MT_OP_LISTEN) mt_lua_listen_cancel(op);
     mt_node_unlink(&op->node);
     op->lease_ref = LUA_NOREF; /* the registry goes too */
     op_free(op);

@@ -38,6 +38,9 @@ typedef struct mt_conn_callbacks {
   bool (*password)(mt_conn *c, char *buf, size_t size);
   /* Optional: a reset (reset.h) has ended; clean: nothing is left. */
   void (*on_reset)(mt_conn *c, bool clean);
+  /* Optional: a notification; the texts are valid during the call. Without it
+   * they are dropped. */
+  void (*on_notify)(mt_conn *c, const char *channel, const char *payload);
 } mt_conn_callbacks;
 
 typedef struct mt_conn_options {

@@ -382,6 +382,15 @@ static void deliver_rows(mt_conn *c) {
   req->on_rows(req);
 }
 
+/* One that was sent on a connection that is closed meanwhile is dropped. */
+static void deliver_notifications(mt_conn *c) {
+  PGnotify *n;
+  while (c->state == MT_CONN_OPEN && (n = PQnotifies(c->pg))) {
+    c->cbs->on_notify(c, n->relname, n->extra);
+    PQfreemem(n);
+  }
+}
+
 void mt__conn_process(mt_conn *c) {
   mt_req *req;
   PGresult *res;
@@ -401,6 +410,7 @@ void mt__conn_process(mt_conn *c) {
       break;
   }
   deliver_rows(c);
+  if (c->cbs->on_notify) deliver_notifications(c);
   if (c->state != MT_CONN_OPEN) return;
   /* once for all that was answered together: the look costs a third of a us */
   mt__attrs_watch(c);

@@ -176,8 +176,8 @@ static bool get_password(mt_conn *c, char *buf, size_t size) {
   return p->password && p->password(p->data, buf, size);
 }
 
-static const mt_conn_callbacks conn_callbacks = {on_open, on_close, on_progress,
-                                                 get_password, on_reset};
+static const mt_conn_callbacks conn_callbacks = {
+    on_open, on_close, on_progress, get_password, on_reset, NULL};
 
 /* False: no budget or no memory. */
 static bool open_one(mt_pool *p) {

@@ -378,6 +378,7 @@ static void start_disposal(mt_manager *m, double timeout_ms) {
     drop_entry(mt_container(m->lru.head, mt_tenant, lru), err);
   if (m->shared) drop_entry(m->shared, err);
   mt_error_unref(err);
+  mt__listeners_close_all(m);
   if (mt__pools_close_all(m, timeout_ms > 0 ? timeout_ms : DISPOSE_MS) == 0)
     mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
 }

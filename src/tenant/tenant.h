@@ -171,6 +171,29 @@ void mt_ping_cancel(mt_ping *p); /* done will not run */
 /* A pool on the configuration's own server, if nobody has used that yet. */
 int mt_manager_use_own_server(mt_manager *m, mt_error **err);
 const char *mt_manager_own_server(const mt_manager *m);
+/* listen.c: a connection beside the pools, of its own, on which a program
+ * listens; one for all tenants of a database. It may be opened again whenever
+ * it was closed. */
+typedef struct mt_listener mt_listener;
+typedef struct mt_listener_callbacks {
+  void (*on_open)(void *data);
+  /* Of each statement, in their order; err NULL: it was done. */
+  void (*on_answer)(void *data, const mt_error *err);
+  void (*on_notify)(void *data, const char *channel, const char *payload);
+  void (*on_close)(void *data, const mt_error *err); /* the connection's end */
+} mt_listener_callbacks;
+/* Where the tenant is now, NULL: it has no route yet. Valid as long as it
+ * does. */
+const char *mt_tenant_place(const mt_tenant *t);
+/* For the database where the tenant, which has a route, is now. */
+int mt_listener_new(mt_tenant *t, const mt_listener_callbacks *cbs, void *data,
+                    mt_listener **out, mt_error **err);
+int mt_listener_open(mt_listener *l, mt_error **err); /* not while open */
+/* Between on_open and on_close; false: it is not open. */
+bool mt_listener_send(mt_listener *l, const char *sql);
+void mt_listener_close(mt_listener *l); /* idempotent */
+/* Closes it; no callback runs any more. */
+void mt_listener_free(mt_listener *l);
 typedef struct mt_tenant_view {
   const char *server; /* NULL: it has no route yet */
   size_t waiting;

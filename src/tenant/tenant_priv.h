@@ -45,7 +45,8 @@ struct mt_manager {
   mt_list expiring; /* entries whose route is stale, the host is to be told */
   mt_defer teller;
   bool disposing, disposed;
-  int pools_closing;
+  int pools_closing; /* and listeners */
+  mt_list listeners;
   mt_disposal *disposals;
   mt_disposal first_disposal; /* needs no memory */
   mt_defer disposed_defer;
@@ -146,6 +147,9 @@ void mt__pools_close_dedicated(mt_pool_entry *e);
 /* Starts to close all; the manager hears of the last one. Returns how many. */
 int mt__pools_close_all(mt_manager *m, double timeout_ms);
 void mt__pools_free(mt_manager *m);
+
+/* listen.c: starts to close all; they are counted in pools_closing. */
+void mt__listeners_close_all(mt_manager *m);
 
 /* control.c: of a configuration, what a server's budget is and what a pool is
  * made with. */

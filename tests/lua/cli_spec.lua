@@ -12,7 +12,7 @@ local MTENANT = program.path:gsub("mtenant%-run$", "mtenant")
 
 local COMMANDS = { "migrate", "migrate-shared", "status", "sync", "generate",
                    "create", "drop", "seed", "convert-format", "rollback",
-                   "completion" }
+                   "completion", "route", "policy" }
 
 local CONFIG = [[
 return {

@@ -29,8 +29,8 @@ static bool password(mt_conn *conn, char *buf, size_t size) {
   return true;
 }
 
-static const mt_conn_callbacks callbacks = {on_open, on_close, on_progress,
-                                            password, NULL};
+static const mt_conn_callbacks callbacks = {on_open,  on_close, on_progress,
+                                            password, NULL,     NULL};
 
 void mt_client_init(mt_client *c, mt_reactor *r) {
   memset(c, 0, sizeof *c);

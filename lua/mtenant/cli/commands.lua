@@ -43,6 +43,12 @@ local CONCURRENCY = { "--concurrency", "so many tenants at a time; auto: as many
 local MARK_APPLIED = { "--mark-applied",
                        "record the migrations without running them" }
 
+local NO_COLOR = { "--no-color", "no colour, as when NO_COLOR is set" }
+local POLICY = { "--policy", "instead of the configuration's policy or resolve",
+                 value = "FILE" }
+local SERVERS = { "--servers", "names that stand for servers, in the place of "
+                  .. "the configuration's", value = "NAME,NAME", kind = "list" }
+
 local LIMITS = {
   title = "Limits and checks",
   { "--lock-timeout", "of each migration's statements for a lock", value = "MS",
@@ -193,6 +199,51 @@ return {
     exclusive = { { "--steps", "--to" } },
     example = "mtenant rollback --tenant acme\n"
       .. "mtenant rollback --all --to 0012_orders --force",
+  },
+  {
+    name = "route",
+    text = "Shows where a tenant lives: the route that the routing policy gives "
+      .. "it.",
+    arguments = { { "id", "the tenant; unless --request names it",
+                    optional = true } },
+    groups = {
+      group("Route", POLICY,
+        { "--request", "an object with host, path, headers, method, claims: "
+          .. "what identify and ctx.request get", value = "JSON" },
+        { "--explain", "why: what the policy has noted on its way" },
+        SERVERS),
+      CONFIG,
+      group("Output", { "--json", "one JSON object on standard output" },
+            NO_COLOR, HELP),
+    },
+    example = "mtenant route acme --explain\n"
+      .. "mtenant route --policy policy.lua --request "
+      .. "'{\"host\":\"acme.example.com\"}'",
+  },
+  {
+    name = "policy",
+    text = "Checks a policy file by its own tests, or shows how it spreads "
+      .. "tenants over servers.",
+    arguments = {
+      { "action", "check: run its self-tests; simulate: ask it for many tenants",
+        choices = { "check", "simulate" } },
+      { "file", "the policy" },
+    },
+    groups = {
+      group("Simulation",
+        { "--tenants", "a file with an id per line, or - for standard input",
+          value = "FILE" },
+        { "--against", "another policy: who would move from it to this one",
+          value = "FILE" },
+        SERVERS),
+      CONFIG,
+      group("Output", { "--json", "one JSON object per line on standard output" },
+            { "-q --quiet", "only what went wrong" },
+            { "-v --verbose", "a line per test, or per tenant" },
+            NO_COLOR, HELP),
+    },
+    example = "mtenant policy check policy.lua\n"
+      .. "mtenant policy simulate new.lua --against old.lua --tenants ids.txt",
   },
   {
     name = "completion",

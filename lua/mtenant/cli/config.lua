@@ -76,14 +76,19 @@ local function run_file(path)
 end
 
 
---- Folders are relative to the file.
+--- What t[name] names, if it is a path, is relative to the file.
+local function place(t, name, dir)
+  local path = t[name]
+  if type(path) == "string" and path ~= "" and path:sub(1, 1) ~= "/" then
+    t[name] = (dir .. path):gsub("^%./", "")
+  end
+end
+
+
 local function place_folders(migrations, dir)
   for _, names in pairs(FOLDERS) do
     for _, name in ipairs(names) do
-      local folder = migrations[name]
-      if type(folder) == "string" and folder:sub(1, 1) ~= "/" then
-        migrations[name] = (dir .. folder):gsub("^%./", "")
-      end
+      place(migrations, name, dir)
     end
   end
 end
@@ -115,28 +120,40 @@ local function apply_options(settings, opts)
 end
 
 
---- Loads the file, with the command's options laid over it.
----@param opts table  config, url, migrations_folder, ...; folder_is = "shared":
---- migrations_folder is that of the shared schema
----@return table|nil settings  { path, config, migrations }
----@return string|nil message
-function M.load(opts)
+--- The file that --config names, or the nearest one; what it returns, and its
+-- folder.
+local function read(opts)
   local path, err = opts.config, nil
   if not path then
     path, err = find()
   end
-  if not path then
+  if not path and opts.may_lack_config then
+    return {}, "./", "the configuration"
+  elseif not path then
     return nil, err
   end
   local value, dir = run_file(path)
+  return value, dir, path
+end
+
+
+--- Loads the file, with the command's options laid over it.
+---@param opts table  config, url, migrations_folder, ...; folder_is = "shared":
+--- migrations_folder is that of the shared schema; may_lack_config: neither a
+--- file nor migrations in it are needed
+---@return table|nil settings  { path, config, migrations }
+---@return string|nil message
+function M.load(opts)
+  local value, dir, path = read(opts)
   if not value then
     return nil, dir
-  elseif type(value.migrations) ~= "table" then
+  elseif type(value.migrations) ~= "table" and not opts.may_lack_config then
     return nil, path .. " has no table named migrations"
   end
   local settings = { path = path, config = copy(value),
-                     migrations = copy(value.migrations) }
+                     migrations = copy(value.migrations or {}) }
   settings.config.migrations = nil
+  place(settings.config, "policy", dir)
   place_folders(settings.migrations, dir)
   apply_options(settings, opts)
   return settings

@@ -58,7 +58,8 @@ end
 function M.text(command)
   local usage = "Usage: mtenant " .. command.name .. " [options]"
   for _, argument in ipairs(command.arguments or {}) do
-    usage = usage .. " " .. argument[1]:upper()
+    local name = argument[1]:upper()
+    usage = usage .. " " .. (argument.optional and "[" .. name .. "]" or name)
   end
   local out = { usage, "" }
   for _, line in ipairs(wrap(command.text, WIDTH)) do

@@ -88,6 +88,7 @@ local function add_arguments(parser, command)
     local argument = parser:argument(spec[1], spec[2])
     if spec.choices then argument:choices(spec.choices) end
     if spec.many then argument:args("+") end
+    if spec.optional then argument:args("?") end
   end
 end
 

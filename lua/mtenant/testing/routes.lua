@@ -104,14 +104,77 @@ function methods:value(sql, ...)
 end
 
 
---- A stand-in for ctx.shared, with query, one and value.
+-- ---- what is listened to ----------------------------------------------------------
+
+-- called when a handle is closed, which may be in the midst of a call to others
+local function without(list, handle)
+  local out = {}
+  for _, other in ipairs(list) do
+    if other ~= handle then out[#out + 1] = other end
+  end
+  return out
+end
+
+
+--- As db:listen; what is told comes from notify and lose.
+function methods:listen(channel, fn)
+  local handle = { channel = channel, closed = false, fn = fn }
+  local handles = self._handles
+  handles.list[#handles.list + 1] = handle
+  function handle.close()
+    handle.closed = true
+    handles.list = without(handles.list, handle)
+  end
+  return handle
+end
+
+
+local function tell(self, channel, ...)
+  for _, handle in ipairs(without(self._handles.list)) do
+    if not handle.closed and (not channel or handle.channel == channel) then
+      handle.fn(...)
+    end
+  end
+end
+
+
+--- Tells who listens to a channel, before it returns.
+---@param channel string
+---@param payload? string
+---@return boolean
+function methods:notify(channel, payload)
+  tell(self, channel, payload or "")
+  return true
+end
+
+
+--- Tells all who listen that some notifications may have been lost.
+function methods:lose()
+  tell(self, nil, nil, "reconnected")
+end
+
+
+--- How many listen.
+---@return integer
+function methods:listeners()
+  return #self._handles.list
+end
+
+
+local function new_shared(script)
+  return setmetatable({ calls = {}, _script = script,
+                        _handles = { list = {} } }, mt)
+end
+
+
+--- A stand-in for ctx.shared, with query, one, value, listen and notify.
 ---@param script table|function  statement to answer: rows, one value, an error
 --  object, or function(...) of the parameters; or function(sql, ...) for all
 ---@return mtenant.testing.Shared
 function M.shared(script)
   if getmetatable(script) == mt then return script end
   if schema.is_callable(script) then
-    return setmetatable({ calls = {}, _script = script }, mt)
+    return new_shared(script)
   end
   if type(script) ~= "table" then
     misuse(2, "testing.shared: the script must be a table or a function, "
@@ -125,7 +188,7 @@ function M.shared(script)
     end
     by_text[folded(sql)] = answer
   end
-  return setmetatable({ calls = {}, _script = by_text }, mt)
+  return new_shared(by_text)
 end
 
 
@@ -136,8 +199,28 @@ local function nowhere()
 end
 
 
-local function context(given)
-  local ctx = { sleep = task.sleep, now_ms = core.now_ms }
+local function nothing() end
+
+
+-- a module with a library of its own: only for who needs it
+local function unit(text)
+  return require("mtenant.crypto").unit(text)
+end
+
+
+local function names_of(servers)
+  local names = {}
+  for name in pairs(servers or {}) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+
+-- as a manager's, but that nothing is noted unless somebody gives a note
+local function context(given, id, cfg)
+  local ctx = { sleep = task.sleep, now_ms = core.now_ms, tenant_id = id,
+                hash = unit, servers = names_of(cfg.servers), note = nothing,
+                log = nothing }
   for key, value in pairs(given or {}) do ctx[key] = value end
   if ctx.shared == nil then
     ctx.shared = M.shared({})
@@ -175,6 +258,24 @@ local function resolve(cfg, id, ctx)
 end
 
 
+--- A configuration, or a resolver alone as one, to be asked by `ask`.
+---@param policy table|function
+---@param level integer  who is to blame
+---@return table
+function M.define(policy, level)
+  if schema.is_callable(policy) then policy = { resolve = policy } end
+  local cfg = config.define(policy, { level = level + 1, getenv = nowhere })
+  return cfg -- no tail call: the levels are counted
+end
+
+
+--- As resolve, of a defined configuration.
+function M.ask(cfg, id, ctx)
+  if task.current() then return resolve(cfg, id, context(ctx, id, cfg)) end
+  return task.run(resolve, cfg, id, context(ctx, id, cfg))
+end
+
+
 --- The route of a tenant as a manager would find it, or the error that its
 -- callers would get. Connects to nothing.
 ---@param policy table|function  a configuration, or a `resolve` function
@@ -185,14 +286,11 @@ end
 --  setting_value, server
 ---@return mtenant.error|nil err
 function M.resolve(policy, id, ctx)
-  if schema.is_callable(policy) then policy = { resolve = policy } end
-  local cfg = config.define(policy, { level = 3,
-                                      getenv = nowhere })
+  local cfg = M.define(policy, 3)
   if ctx ~= nil and type(ctx) ~= "table" then
     misuse(2, "testing.resolve: ctx must be a table, got %s", type(ctx))
   end
-  if task.current() then return resolve(cfg, id, context(ctx)) end
-  return task.run(resolve, cfg, id, context(ctx))
+  return M.ask(cfg, id, ctx)
 end
 
 

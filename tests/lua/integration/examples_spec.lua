@@ -17,7 +17,8 @@ end
 
 
 describe("the example", function()
-  for _, name in ipairs({ "openresty", "lua-http", "worker" }) do
+  for _, name in ipairs({ "openresty", "lua-http", "worker", "saas", "fleet",
+                          "replicas" }) do
     it(name .. " answers what it should", function()
       assert.equal("status 0", check(name))
     end)
