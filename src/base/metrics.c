@@ -6,6 +6,7 @@
 enum { PARTS = 1 << MT_HIST_BITS };
 
 #define EXEMPLAR_MS 1000.0
+#define LONGEST_MS 1e9 /* eleven days; what is longer counts as that */
 
 /* ---- buckets ---------------------------------------------------------------- */
 
@@ -26,6 +27,11 @@ static uint64_t upper_us(unsigned i) {
   return (uint64_t)(PARTS + part + 1) << (octave - 1);
 }
 
+static double sane(double ms) {
+  if (!(ms > 0)) return 0;
+  return ms < LONGEST_MS ? ms : LONGEST_MS;
+}
+
 /* Rounded up, and one less. */
 static uint64_t below_us(double ms) {
   double us = ms * 1000;
@@ -34,7 +40,7 @@ static uint64_t below_us(double ms) {
 }
 
 void mt_hist_add(mt_hist *h, double ms) {
-  if (!(ms > 0)) ms = 0;
+  ms = sane(ms);
   h->sum_ns += (uint64_t)(ms * 1e6 + 0.5);
   h->buckets[index_of(below_us(ms))]++;
 }
@@ -97,7 +103,7 @@ void mt_tally_merge(mt_tally *to, const mt_tally *from) {
 
 /* The first of the bounds that are told which it does not exceed. */
 static int le_of(double ms) {
-  uint64_t us = below_us(ms > 0 ? ms : 0);
+  uint64_t us = below_us(sane(ms));
   int octave;
   if (us >> MT_LE_FIRST == 0) return 0;
   octave = 63 - __builtin_clzll(us);

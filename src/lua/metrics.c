@@ -5,8 +5,7 @@
 #include "lua/mt_lua.h"
 
 static void set_count(lua_State *L, const char *key, uint64_t n) {
-  lua_pushnumber(L, (lua_Number)n); /* exact up to 2^53 */
-  lua_setfield(L, -2, key);
+  mt_lua_set_integer(L, key, (lua_Integer)n); /* LuaJIT's up to 2^53 */
 }
 
 /* { code = n } of those that were counted */
@@ -32,7 +31,7 @@ static void set_hist(lua_State *L, const char *key, const mt_hist *h) {
   mt_hist_upto(h, MT_LE_FIRST, MT_LE_LAST, upto);
   lua_createtable(L, MT_LES, 0);
   for (i = 0; i < MT_LES; i++) {
-    lua_pushnumber(L, (lua_Number)upto[i]);
+    lua_pushinteger(L, (lua_Integer)upto[i]);
     lua_rawseti(L, -2, i + 1);
   }
   lua_setfield(L, -2, "upto");

@@ -164,7 +164,7 @@ static void add_statement(mt_tenant *t, const mt_req *req) {
   add(t->tally, req);
   if (req->timed)
     mt_traffic_exemplify(t->traffic, req->took_ms, req->sent_at + req->took_ms,
-                         t->shared ? "shared" : t->id);
+                         t->shared ? "(shared)" : t->id);
 }
 
 void mt_tenant_note_end(mt_tenant *t, const mt_req *req, const mt_error *err) {
