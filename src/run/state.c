@@ -14,6 +14,7 @@
 /* The binding, linked in. */
 int luaopen_mtenant_core(lua_State *L);
 int luaopen_mtenant_sqlfile(lua_State *L);
+int luaopen_mtenant_admin_core(lua_State *L);
 
 static void preload(lua_State *L, const char *name, lua_CFunction open) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
@@ -129,6 +130,7 @@ static int run(lua_State *L) {
   luaL_openlibs(L);
   preload(L, "mtenant.core", luaopen_mtenant_core);
   preload(L, "mtenant.sqlfile", luaopen_mtenant_sqlfile);
+  preload(L, "mtenant.admin_core", luaopen_mtenant_admin_core);
   preload(L, "mtenant.runner_host", mt_run_host_open);
   const char *exe = push_exe_dir(L);
   int exe_dir = lua_gettop(L);
