@@ -303,5 +303,7 @@ function M.close_all()
   for _, endpoint in ipairs(all) do endpoint:close() end
 end
 
+manager_module.before_dispose_all(M.close_all)
+
 
 return M

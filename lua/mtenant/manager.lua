@@ -26,6 +26,7 @@ local DISPOSED = "[mtenant] TenantManager has been disposed"
 -- managers that were not disposed of yet, for dispose_all, and their numbers
 local live = setmetatable({}, { __mode = "k" })
 local made = 0
+local enders = {}
 
 
 ---@class mtenant.TenantManager
@@ -455,12 +456,17 @@ function M.swap(other)
 end
 
 
---- Disposes of every manager that still lives.
+--- Calls fn before all managers are disposed of: what serves them ends first.
+function M.before_dispose_all(fn)
+  enders[#enders + 1] = fn
+end
+
+
+--- Disposes of every manager that still lives, and ends what serves them.
 ---@param timeout_ms? number
 function M.dispose_all(timeout_ms)
-  local all = {}
-  for manager in pairs(live) do all[#all + 1] = manager end
-  for i = 1, #all do all[i]:dispose(timeout_ms) end
+  for i = 1, #enders do enders[i]() end
+  for _, manager in ipairs(M.all()) do manager:dispose(timeout_ms) end
 end
 
 

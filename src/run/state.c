@@ -99,6 +99,11 @@ static void set_strings(lua_State *L, const char *name, const char *const *list,
   lua_setfield(L, -2, name);
 }
 
+static void set_text(lua_State *L, const char *name, const char *value) {
+  lua_pushstring(L, value); /* NULL is nil */
+  lua_setfield(L, -2, name);
+}
+
 /* The options as runner.lua takes them. */
 static void push_options(lua_State *L, const mt_run_options *o, int exe_dir,
                          int source_dir) {
@@ -111,6 +116,9 @@ static void push_options(lua_State *L, const mt_run_options *o, int exe_dir,
   lua_setfield(L, -2, "interactive");
   lua_pushboolean(L, o->help);
   lua_setfield(L, -2, "help");
+  set_text(L, "admin", o->admin);
+  set_text(L, "admin_token_file", o->admin_token_file);
+  set_text(L, "admin_basic_file", o->admin_basic_file);
   set_strings(L, "argv", (const char *const *)o->argv, o->argc, 0);
   set_strings(L, "evals", o->evals, o->nevals, 1);
   if (o->script < o->argc) {
