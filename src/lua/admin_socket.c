@@ -96,7 +96,10 @@ static int listen_at(const address *a, socklen_t len, char *why, size_t size) {
 /* A socket that its process has left behind refuses connections. */
 static bool is_abandoned(const address *a, socklen_t len) {
   bool refused;
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  struct stat st;
+  int fd;
+  if (lstat(a->un.sun_path, &st) != 0 || !S_ISSOCK(st.st_mode)) return false;
+  fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   if (fd < 0) return false;
   refused = connect(fd, &a->any, len) != 0 && errno == ECONNREFUSED;
   close(fd);

@@ -71,8 +71,8 @@ end
 -- "text/plain;version=0.0.4;q=0.3" -> "text/plain", 0.3
 local function media_range(text)
   local kind = text:match("^%s*([^%s;,]+)")
-  local q = text:match(";%s*[qQ]%s*=%s*([%d.]+)")
-  return kind and kind:lower(), q and tonumber(q) or (q and 0 or 1)
+  local q = text:match(";%s*[qQ]%s*=%s*([^%s;]*)")
+  return kind and kind:lower(), q and (tonumber(q) or 0) or 1
 end
 
 

@@ -16,7 +16,7 @@ local M = {}
 
 --- A run over so many tenants begins.
 ---@param total integer
----@param kind string  "tenants", "shared" or "records"
+---@param kind? string  "tenant", "shared"; nil: records alone
 function M.begin(total, kind)
   local run = setmetatable({ total = total, kind = kind, done = 0, failed = 0,
                              started_ms = core.now_ms() }, mt)
