@@ -26,9 +26,6 @@ local task = require "mtenant.task"
 
 
 local JSON = "application/json; charset=utf-8"
-local TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
-local OPENMETRICS =
-  "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 local INDEX = [[
 mtenant %s
@@ -116,12 +113,21 @@ local function whole_status(self)
 end
 
 
+-- The only manager, if it was given no name, needs no label.
+local function by_name(managers)
+  local first, out = managers[1], {}
+  if #managers == 1 and not first._config.name then return first end
+  for _, manager in ipairs(managers) do out[manager:get_name()] = manager end
+  return out
+end
+
+
 local function metrics(self, request)
   local openmetrics = http.wants_openmetrics(request.accept)
-  local text, err = prometheus.render(self.managers(),
+  local text, err = prometheus.render(by_name(self.managers()),
                                       { openmetrics = openmetrics })
   if not text then error(err, 0) end
-  return 200, http.headers(openmetrics and OPENMETRICS or TEXT_FORMAT), text
+  return 200, http.headers(prometheus.content_type(openmetrics)), text
 end
 
 

@@ -143,6 +143,13 @@ local function check_ratio(ratio)
 end
 
 
+local function check_prefix(prefix)
+  if prefix and not prefix:find "^[%a_][%w_]*$" then
+    return "%s must be letters, digits and _"
+  end
+end
+
+
 local function check_direct(value, connection)
   if value and value > 0 and connection.pooler then
     return "%s does not work behind a pooler: set "
@@ -244,6 +251,11 @@ local TRAILING = {
   { "hooks.on_queue_full", kind = "function" },
   { "hooks.on_queue_timeout", kind = "function" },
 
+  { "metrics.enabled", kind = "boolean", default = true },
+  { "metrics.tenants", kind = "integer", min = 0, max = 1000, default = 50 },
+  { "metrics.prefix", kind = "string", default = "mtenant",
+    check = check_prefix },
+
   { "name", kind = "string", check = check_name },
   { "id_pattern", kind = "string", default = M.ID_PATTERN,
     check = check_id_pattern },
@@ -287,6 +299,7 @@ local checker = make_checker()
 --- on_queue_full, on_queue_timeout
 ---@field debug table enabled, log_queries, log_pool_events,
 --- slow_query_threshold_ms, logger
+---@field metrics table enabled, tenants, prefix
 ---@field id_pattern string
 
 --- A validated copy of a configuration, all defaults filled in. What this has
@@ -298,6 +311,12 @@ local checker = make_checker()
 ---@return mtenant.config
 function M.define(t, opts)
   opts = opts or {}
+  if type(t) == "table" and type(t.metrics) == "boolean" then
+    local copy = {}
+    for key, value in pairs(t) do copy[key] = value end
+    copy.metrics = { enabled = t.metrics }
+    t = copy
+  end
   local env = { getenv = opts.getenv or os.getenv }
   return (checker:check(t, opts.level or 2, env))
 end
@@ -394,6 +413,8 @@ function M.flatten(cfg)
     max_pools = i.max_pools,
     pool_ttl_ms = i.pool_ttl_ms,
     search_path = i.search_path,
+    metrics = cfg.metrics.enabled,
+    metrics_tenants = cfg.metrics.tenants,
   }
 end
 

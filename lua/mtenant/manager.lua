@@ -11,6 +11,7 @@ local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
+local metrics = require "mtenant.metrics"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
 local task = require "mtenant.task"
@@ -347,15 +348,8 @@ databases.install(methods)
 servers.install(methods)
 control.install(methods, disposed)
 health.install(methods, disposed)
+metrics.install(methods, disposed)
 warmup.install(methods, disposed)
-
-
---- What the pools have done so far. For now for people and tests; the shape
--- will grow into get_metrics.
----@return table  open, peak, opened, lost, connect_failures, leases, requests
-function methods:get_stats()
-  return self._core:stats()
-end
 
 
 -- ---- end ------------------------------------------------------------

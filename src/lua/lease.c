@@ -72,6 +72,7 @@ static mt_op *submit(lua_State *L, mt_lease_ud *u, mt_req *req,
   op->lease_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   mt_query_wire(op, req);
   if (mt_lease_submit(u->lease, req, err) == MT_OK) return op;
+  mt_tenant_note_refused(u->tenant, req, (*err)->code);
   mt_op_drop(op);
   return NULL;
 }
@@ -313,6 +314,7 @@ static void on_stream_end(mt_req *req) {
     return;
   }
   u->stream_done = true;
+  mt_tenant_note_end(u->tenant, req, req->err);
   if (!u->fetch) return;
   wake_fetch(u, req->err ? mt_error_ref(req->err) : NULL);
 }
@@ -341,6 +343,7 @@ static int stream(lua_State *L) {
   req->on_rows = on_rows;
   req->data = u;
   if (mt_lease_submit(u->lease, req, &err) != MT_OK) {
+    mt_tenant_note_refused(u->tenant, req, err->code);
     mt_req_free(req);
     return mt_lua_fail(L, err, name_of(u));
   }
@@ -358,6 +361,7 @@ static void let_stream_go(mt_lease_ud *u) {
     mt_req_free(req);
     return;
   }
+  mt_tenant_note_end(u->tenant, req, NULL);
   req->detached = true;
   req->data = NULL;
 }

@@ -234,6 +234,7 @@ int mt_lua_watch_fd(lua_State *L);
 
 /* health.c */
 extern const luaL_Reg mt_lua_health_methods[];
+extern const luaL_Reg mt_lua_metrics_methods[]; /* metrics.c */
 /* What a breaker state is called. */
 const char *mt_lua_state_name(mt_breaker_state state);
 /* The manager at index 1. */

@@ -170,6 +170,7 @@ static void failed(mt_attempts *f, const mt_error *err) {
     return;
   }
   f->delay_ms = delay;
+  mt_tenant_note_retry(t, err->code);
   if (!event(f, "connection_retry", err)) return;
   mt_timer_set(m->reactor, &f->timer, delay);
   if (t->state == MT_TENANT_READY) mt_pool_sleep(t->entry->pool, &f->sleeper);

@@ -265,6 +265,7 @@ static void apply(mt_tenant *t, const mt_route *route) {
     mt_share_init(&t->share, t->entry->pool, mt_hash64(t->id, strlen(t->id), 7),
                   on_idle);
     t->share.on_exhausted = on_exhausted;
+    mt__tenant_count_at(t, t->entry->pool);
     created(t);
   }
   mt__tenant_routed(t, err);
@@ -280,5 +281,6 @@ void mt__route_drop(mt_tenant *t) {
   t->scope = NULL;
   if (t->entry->dedicated) mt__pools_close_dedicated(t->entry);
   t->entry = NULL;
+  mt__tenant_count_at(t, NULL);
   t->state = MT_TENANT_NEW;
 }

@@ -28,6 +28,7 @@ static void on_free(mt_defer *d) {
   if (t->registered || mt_tenant_busy(t)) return;
   mt__route_drop(t);
   if (t->refs > 0) return;
+  mt__tenant_uncount(t);
   mt_free(t);
   mt__manager_unref(m);
 }
@@ -46,6 +47,7 @@ mt_tenant *mt__tenant_new(mt_manager *m, const char *id, bool shared) {
   t->freeing.cb = on_free;
   memcpy(t->id, id, len);
   m->refs++;
+  mt__tenant_count(t);
   return t;
 }
 
@@ -152,6 +154,7 @@ const char *mt_tenant_id(const mt_tenant *t) {
 }
 
 static void acquire_end(mt_acquire *a, mt_lease *l, const mt_error *err) {
+  mt__count_lease(a->tenant, l, err);
   a->on_done(a, l, err);
   mt_free(a);
 }
@@ -181,7 +184,10 @@ int mt_tenant_acquire(mt_tenant *t,
   *out = a;
   rc = may_go_on(t) ? acquire_ready(a, err)
                     : wait_for_route(t, &t->acquires, &a->node, err);
-  if (rc != MT_OK) mt_free(a);
+  if (rc != MT_OK) {
+    mt_tenant_note_failed(t, rc);
+    mt_free(a);
+  }
   return rc;
 }
 

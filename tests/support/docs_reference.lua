@@ -88,6 +88,7 @@ local function check_api(t, page)
   check_names(t, page, names, "mtenant.errors.", mtenant.errors)
   check_names(t, page, names, "throwaway.", require "mtenant.throwaway")
   check_names(t, page, names, "testing.", testing)
+  check_names(t, page, names, "prometheus.", require "mtenant.prometheus")
   each_kind(t, function(prefix, methods)
     t.check(next(methods), page.name, "%s has no methods", prefix)
     check_names(t, page, names, prefix, methods)
@@ -334,6 +335,12 @@ local function check_header(t, page)
 end
 
 
+local function check_series(t, page)
+  local problem = require("scripts.dev.observability").problem(t.read(page.name))
+  t.check(not problem, page.name, "%s", problem)
+end
+
+
 --- The pages that are compared, and how. `t` has `check`, `run`, `read`,
 --- `write` and the paths of docs.lua.
 M.pages = {
@@ -342,6 +349,7 @@ M.pages = {
   ["docs/troubleshooting.md"] = check_codes,
   ["docs/retry.md"] = check_classification,
   ["docs/embedding.md"] = check_header,
+  ["docs/observability.md"] = check_series,
 }
 
 

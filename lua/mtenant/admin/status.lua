@@ -4,6 +4,7 @@
 
 local admin_core = require "mtenant.admin_core"
 local core = require "mtenant.core"
+local metrics = require "mtenant.metrics"
 local underway = require "mtenant.migrator.underway"
 
 
@@ -158,12 +159,25 @@ local function config_of(cfg)
 end
 
 
-local function server_of(server, now_ms)
+local function quantiles(histogram)
+  if not histogram then return nil end
+  local function milli(ms) return floor(ms * 1000 + 0.5) / 1000 end
+  return { p50 = milli(histogram.p50_ms), p95 = milli(histogram.p95_ms),
+           p99 = milli(histogram.p99_ms) }
+end
+
+
+-- counted: what the core has counted of it, nil where it does not count
+local function server_of(server, counted, now_ms)
   local out = brief(server)
+  counted = counted or {}
   out.max_connections, out.open = server.max, server.total
   out.connecting, out.idle = server.connecting, server.idle
-  out.in_use = server.total - server.connecting - server.idle
+  out.in_use = math.max(0, server.total - server.connecting - server.idle)
   out.waiting, out.pools = server.waiting, server.pools
+  out.opened, out.lost = counted.opened, counted.lost
+  out.statements, out.leases = counted.statements, counted.leases
+  out.query_ms, out.wait_ms = quantiles(counted.query), quantiles(counted.wait)
   out.asked_ms = wall(now_ms, server.asked_ms)
   out.last_error = server.last_error
   out.last_error_ms = wall(now_ms, server.last_error_ms)
@@ -172,36 +186,43 @@ local function server_of(server, now_ms)
 end
 
 
+local function sum(counts)
+  local n = 0
+  for _, count in pairs(counts) do n = n + count end
+  return n
+end
+
+
+local function tenant_of(record)
+  return {
+    id = record.id, schema = record.schema, server = record.server,
+    in_use = record.total and record.total - record.idle,
+    waiting = record.waiting, idle_ms = round(record.idle_ms),
+    statements = record.statements, leases = record.leases,
+    errors = sum(record.errors), ambiguous = record.ambiguous,
+    query_ms = quantiles(record.query), wait_ms = quantiles(record.wait),
+  }
+end
+
+
 local function by_use(a, b)
-  if a.in_use ~= b.in_use then return a.in_use > b.in_use end
-  if a.waiting ~= b.waiting then return a.waiting > b.waiting end
-  return a.place > b.place
+  if a.statements ~= b.statements then return a.statements > b.statements end
+  return a.id < b.id
 end
 
 
--- Keeps the first n of a sorted list, of which there are few.
-local function keep(list, one, n)
-  local at = #list + 1
-  while at > 1 and by_use(one, list[at - 1]) do at = at - 1 end
-  if at > n then return end
-  table.insert(list, at, one)
-  list[n + 1] = nil
-end
-
-
--- Those with most in use, then with most waiting, then used last.
-local function tenants_of(manager, n)
-  local top, busy = {}, 0
-  for i, tenant in ipairs(manager._core:tenants()) do
-    if tenant.total > 0 or tenant.waiting > 0 then busy = busy + 1 end
-    keep(top, {
-      id = tenant.id, schema = tenant.schema, server = tenant.server,
-      in_use = tenant.total - tenant.idle, waiting = tenant.waiting, place = i,
-    }, n)
+-- Those that have done most; all others together.
+local function tenants_of(manager, raw, n)
+  local out, records = { top = {} }, raw.tenants or {}
+  out.entries, out.max = manager:get_pool_count(), raw.max_pools
+  table.sort(records, by_use)
+  for i = 1, math.min(n, #records) do out.top[i] = tenant_of(records[i]) end
+  if raw.others then
+    out.others = { entries = raw.others.tenants,
+                   statements = raw.others.statements,
+                   waiting = raw.others.waiting }
   end
-  for _, one in ipairs(top) do one.place = nil end
-  return { entries = manager:get_pool_count(), busy = busy, top = top,
-           max = manager._config.isolation.max_pools }
+  return out
 end
 
 
@@ -232,11 +253,13 @@ local function manager_of(self, one, now_ms)
   local out = counts_of(one.stats)
   out.name, out.status = one.name, one.status
   out.config = config_of(one.manager._config)
-  out.tenants = tenants_of(one.manager, self.top_tenants)
   out.policy = policy_of(one.manager)
+  local raw, counted = metrics.snapshot(one.manager), {}
+  for _, server in ipairs(raw.servers) do counted[server.name] = server end
+  out.tenants = tenants_of(one.manager, raw, self.top_tenants)
   out.servers = {}
   for i, server in ipairs(one.servers) do
-    out.servers[i] = server_of(server, now_ms)
+    out.servers[i] = server_of(server, counted[server.name], now_ms)
   end
   return out
 end
