@@ -56,6 +56,10 @@ check_external() { # file, its layer, the included name
       [ "$file" = src/lua/sqlfile.c ] ||
         violation "$file" "only src/lua/sqlfile.c may include <$name>"
       ;;
+    microhttpd.h)
+      [ "$file" = src/lua/admin_http.c ] ||
+        violation "$file" "only src/lua/admin_http.c may include <$name>"
+      ;;
     ev.h)
       [ "$file" = src/reactor/reactor_ev.c ] ||
         violation "$file" "only src/reactor/reactor_ev.c may include <$name>"

@@ -76,6 +76,13 @@ local function check_search_path(path)
 end
 
 
+-- It stands in labels, documents and tables.
+local function check_name(name)
+  if name == nil or #name <= 63 and name:find("^[%w_.-]+$") then return nil end
+  return "%s must be 1 to 63 letters, digits, dots, dashes or underscores"
+end
+
+
 local function check_id_pattern(pattern)
   local ok, message = pcall(string.find, "tenant", pattern)
   if ok then return nil end
@@ -249,6 +256,7 @@ local TRAILING = {
   { "metrics.prefix", kind = "string", default = "mtenant",
     check = check_prefix },
 
+  { "name", kind = "string", check = check_name },
   { "id_pattern", kind = "string", default = M.ID_PATTERN,
     check = check_id_pattern },
   { "migrations", kind = "table", check = check_migrations },

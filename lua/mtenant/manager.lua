@@ -24,8 +24,10 @@ local pcall, type = pcall, type
 
 local DISPOSED = "[mtenant] TenantManager has been disposed"
 
--- managers that were not disposed of yet, for dispose_all
+-- managers that were not disposed of yet, for dispose_all, and their numbers
 local live = setmetatable({}, { __mode = "k" })
+local made = 0
+local enders = {}
 
 
 ---@class mtenant.TenantManager
@@ -334,6 +336,14 @@ function methods:invalidate(id)
 end
 
 
+--- What tells it from the other managers of this process: `name` of its
+-- configuration, else "manager" and a number.
+---@return string
+function methods:get_name()
+  return self._name
+end
+
+
 databases.install(methods)
 servers.install(methods)
 control.install(methods, disposed)
@@ -413,8 +423,19 @@ function M.create(cfg)
       if key == "shared" then return self:get_shared_db() end
     end,
   })
-  live[self] = true
+  made = made + 1
+  live[self], self._name = made, self._config.name or "manager" .. made
   return self
+end
+
+
+--- The managers that were not disposed of, in the order in which they were made.
+---@return mtenant.TenantManager[]
+function M.all()
+  local all = {}
+  for manager in pairs(live) do all[#all + 1] = manager end
+  table.sort(all, function(a, b) return live[a] < live[b] end)
+  return all
 end
 
 
@@ -429,12 +450,17 @@ function M.swap(other)
 end
 
 
---- Disposes of every manager that still lives.
+--- Calls fn before all managers are disposed of: what serves them ends first.
+function M.before_dispose_all(fn)
+  enders[#enders + 1] = fn
+end
+
+
+--- Disposes of every manager that still lives, and ends what serves them.
 ---@param timeout_ms? number
 function M.dispose_all(timeout_ms)
-  local all = {}
-  for manager in pairs(live) do all[#all + 1] = manager end
-  for i = 1, #all do all[i]:dispose(timeout_ms) end
+  for i = 1, #enders do enders[i]() end
+  for _, manager in ipairs(M.all()) do manager:dispose(timeout_ms) end
 end
 
 

@@ -13,6 +13,7 @@ mtenant_build_packages=(
   gcc libc6-dev cmake ninja-build pkg-config libpq-dev libev-dev libc-ares-dev
   uthash-dev liblua5.4-dev libcmocka-dev postgresql
   libpg-query-dev libssl-dev lua-filesystem lua-argparse lua-cjson
+  libmicrohttpd-dev lua-socket
 )
 mtenant_test_packages=(
   lua5.4 lua-busted lua-check lua-cjson lua-argparse clang-format-14 valgrind pgbouncer

@@ -85,9 +85,16 @@ bool mt__breaker_allows(mt_server *s, mt_pool *p) {
   return false;
 }
 
+/* It is time for the next attempt, and nobody makes it: whoever comes does. */
+static bool is_due(const mt_server *s) {
+  const mt_node *n = s->pools.head;
+  if (s->connecting > 0 || !n) return false;
+  return mt_reactor_now(mt_container(n, mt_pool, node)->reactor) >= s->probe_at;
+}
+
 mt_error *mt__breaker_refusal(const mt_server *s) {
   mt_error *e;
-  bool fast = s->breaker.fail_fast && is_open(s) && s->live == 0;
+  bool fast = s->breaker.fail_fast && is_open(s) && s->live == 0 && !is_due(s);
   if (!s->isolated && !fast) return NULL;
   e = s->isolated
           ? mt_error_new(MT_E_BREAKER_OPEN, "server %s is isolated", s->name)
