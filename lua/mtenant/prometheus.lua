@@ -25,7 +25,7 @@ local M = {}
 
 
 local STARTED = core.now_ms()
-local SLICE_MS = 4
+local SLICE_MS = 2
 local MAX_BYTES = 1024 * 1024
 
 
@@ -301,6 +301,7 @@ local function fit_tenants(state, bytes)
       tally.fit(records.raw, each, #state.prefix + #first,
                 function() breathe(state) end)
     else
+      if records.raw.tallies then records.raw.tallies:close() end
       records.raw.tenants = nil
     end
     tenant_records(records.raw, first, records)
