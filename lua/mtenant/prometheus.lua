@@ -315,7 +315,7 @@ local LATE = { tenant = true, entry = true, health = true, health_entry = true }
 local function families(state, late, out)
   local bytes = 0
   for _, s in ipairs(series) do
-    if not LATE[s.scope] == not late then
+    if (LATE[s.scope] or false) == late then
       local lines = family(state, s)
       if lines then
         out[#out + 1] = lines

@@ -50,7 +50,7 @@ typedef struct mt_exemplar {
 } mt_exemplar;
 
 typedef struct mt_tally {
-  uint64_t statements; /* that have ended, well or badly */
+  uint64_t statements;            /* that have ended, well or badly */
   uint64_t errors[MT__ORD_COUNT]; /* statements, commits and leases that callers
                                      were told have failed, by -code */
   uint64_t ambiguous;             /* ... of which nobody knows the outcome */

@@ -1,6 +1,6 @@
 /*
- * What a manager has counted, as one table. Its shape is lua/mtenant/metrics.lua's
- * and prometheus.lua's affair; nothing here waits.
+ * What a manager has counted, as one table. Its shape is
+ * lua/mtenant/metrics.lua's and prometheus.lua's affair; nothing here waits.
  */
 #include <string.h>
 
@@ -132,8 +132,8 @@ static void see_server(void *data, const mt_server_counts *c) {
 /* ---- tenants ----------------------------------------------------------------
  *
  * Their tallies are copied, all at one moment, so that sums are exact; to make
- * tables of thousands takes longer than the loop may be held, and is done one by
- * one when asked for.
+ * tables of thousands takes longer than the loop may be held, and is done one
+ * by one when asked for.
  */
 typedef struct tallies {
   size_t n;

@@ -203,8 +203,9 @@ void mt__count_lease(mt_tenant *t, const mt_lease *l, const mt_error *err) {
 
 /* ---- evictions -------------------------------------------------------------- */
 
-static const char *const eviction_names[] = {
-    "lru_eviction", "ttl_expired", "manual", "error", "schema_changed", "other"};
+static const char *const eviction_names[] = {"lru_eviction",   "ttl_expired",
+                                             "manual",         "error",
+                                             "schema_changed", "other"};
 
 const char *mt_eviction_name(mt_eviction e) { return eviction_names[e]; }
 
