@@ -109,6 +109,7 @@ end
 
 
 local function whole_status(self)
+  first_look(self)
   return answer_json(status.status(self), true)
 end
 
