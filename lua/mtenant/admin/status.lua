@@ -181,7 +181,6 @@ local function server_of(server, counted, now_ms)
   out.asked_ms = wall(now_ms, server.asked_ms)
   out.last_error = server.last_error
   out.last_error_ms = wall(now_ms, server.last_error_ms)
-  out.lag_ms = server.lag_ms
   return out
 end
 
