@@ -129,6 +129,7 @@ local function valid_config()
     connection = { url = "postgresql://", pool = {}, retry = {} },
     isolation = { schema_name_template = function() end },
     rate_limit = {}, breaker = {}, retry_budget = {}, hooks = {}, debug = {},
+    metrics = {},
   }
 end
 
