@@ -94,7 +94,8 @@ describe("a process with an admin endpoint", function()
   end)
 
   it("is asked for its metrics: its own, not those of who asks", function()
-    local pid = serve()
+    local pid = serve("--admin-ready any")
+    assert.equal("any", cjson.decode(ask("health --ready --json").out).rule)
     local result = ask("metrics")
     assert.same({ 0, "" }, { result.status, result.err })
     assert.matches("pid " .. pid, result.out)
@@ -190,6 +191,9 @@ describe("a process with an admin endpoint", function()
       ["--admin"] = "a value is missing after '--admin'",
       ["--admin="] = "a value is missing after '--admin='",
       ["--admin-token-file x short.lua"] = "--admin is missing",
+      ["--admin-ready any short.lua"] = "--admin is missing",
+      ["--admin 127.0.0.1:0 --admin-ready some short.lua"] =
+        "--admin-ready takes all or any, not 'some'",
       ["--admin nowhere:1 short.lua"] = "no numeric address",
       ["--admin 127.0.0.1:0 --admin-token-file nothing short.lua"] = "No such file",
       ["--admin 192.0.2.1:1 --admin-token-file short.lua short.lua"] =
