@@ -70,7 +70,7 @@ describe("docs/admin.md", function()
   local endpoint
 
   after_each(function()
-    if endpoint then endpoint:close() end
+    client.close_endpoint(endpoint)
     env.assert_nothing_left()
   end)
 
@@ -134,7 +134,7 @@ describe("docs/admin.md", function()
     manager:dispose()
     automatic:dispose()
     env.close(server)
-  end))
+  end, 120000))
 
   it("is right that there are no secrets", env.in_task(function()
     local url = env.server().url:gsub("//mtenant@", "//mtenant:s3kret@")

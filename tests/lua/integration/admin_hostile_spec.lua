@@ -21,6 +21,10 @@ local SEED = tonumber(os.getenv("MT_ADMIN_SEED")) or os.time()
 local RUNS = tonumber(os.getenv("MT_ADMIN_RUNS")) or 1500
 
 
+-- beside refusals: go on; here it is; no such version of HTTP
+local FINE = { [100] = true, [200] = true, [505] = true }
+
+
 local endpoint, said
 
 local function start(options)
@@ -136,7 +140,7 @@ describe("the admin endpoint", function()
   end)
 
   after_each(function()
-    if endpoint then endpoint:close() end
+    client.close_endpoint(endpoint)
     endpoint = nil
     mtenant.run(function() manager:dispose() end)
     manager = nil
@@ -385,8 +389,7 @@ describe("the admin endpoint", function()
           local got = send_case(case)
           for status in got:gmatch("HTTP/1%.1 (%d+)") do
             status = tonumber(status)
-            assert.is_true(status == 100 or status == 200
-                           or status >= 400 and status < 500,
+            assert.is_true(status >= 400 and status < 500 or FINE[status],
                            status .. " to " .. ("%q"):format(table.concat(case)))
           end
           if token then gives_nothing_away(got) end
