@@ -44,9 +44,11 @@ end
 local function tenants_of(self, raw, which, now_s)
   local out, seen = {}, {}
   for i, record in ipairs(raw.tenants or {}) do
+    raw.tallies:fill(i, record)
     seen[record.id] = true
     out[i] = tenant(record, record.id, now_s)
   end
+  if raw.tallies then raw.tallies:close() end
   if which == "top" then return out end
   for _, id in ipairs(self._core:ids()) do
     if not seen[id] then
@@ -65,7 +67,8 @@ local function server(record)
 end
 
 
---- What the manager has counted, as the core tells it: for prometheus.lua.
+--- What the manager has counted, as the core tells it: for prometheus.lua. The
+-- counts of tenants are still to be filled in, by raw.tallies:fill(i, record).
 ---@param manager mtenant.TenantManager
 ---@return table|nil raw  nil: it has been disposed of
 function M.snapshot(manager)

@@ -25,7 +25,7 @@ local M = {}
 
 
 local STARTED = core.now_ms()
-local SLICE_MS = 4
+local SLICE_MS = 2
 local MAX_BYTES = 1024 * 1024
 
 
@@ -301,6 +301,7 @@ local function fit_tenants(state, bytes)
       tally.fit(records.raw, each, #state.prefix + #first,
                 function() breathe(state) end)
     else
+      if records.raw.tallies then records.raw.tallies:close() end
       records.raw.tenants = nil
     end
     tenant_records(records.raw, first, records)
@@ -314,7 +315,7 @@ local LATE = { tenant = true, entry = true, health = true, health_entry = true }
 local function families(state, late, out)
   local bytes = 0
   for _, s in ipairs(series) do
-    if not LATE[s.scope] == not late then
+    if (LATE[s.scope] or false) == late then
       local lines = family(state, s)
       if lines then
         out[#out + 1] = lines

@@ -39,11 +39,12 @@ static uint64_t below_us(double ms) {
   return whole > 0 && (double)whole == us ? whole - 1 : whole;
 }
 
-void mt_hist_add(mt_hist *h, double ms) {
+mt_span mt_span_of(double ms) {
   ms = sane(ms);
-  h->sum_ns += (uint64_t)(ms * 1e6 + 0.5);
-  h->buckets[index_of(below_us(ms))]++;
+  return (mt_span){index_of(below_us(ms)), (uint64_t)(ms * 1e6 + 0.5)};
 }
+
+void mt_hist_add(mt_hist *h, double ms) { mt_hist_count_in(h, mt_span_of(ms)); }
 
 void mt_hist_merge(mt_hist *to, const mt_hist *from) {
   int i;
@@ -101,23 +102,21 @@ void mt_tally_merge(mt_tally *to, const mt_tally *from) {
 
 /* ---- examples --------------------------------------------------------------- */
 
-/* The first of the bounds that are told which it does not exceed. */
-static int le_of(double ms) {
-  uint64_t us = below_us(sane(ms));
-  int octave;
-  if (us >> MT_LE_FIRST == 0) return 0;
-  octave = 63 - __builtin_clzll(us);
-  return octave < MT_LE_LAST ? octave - MT_LE_FIRST + 1 : MT_LES;
+/* The first of the bounds that are told which its bucket does not exceed. */
+static unsigned le_of(unsigned bucket) {
+  unsigned octave = (bucket >> MT_HIST_BITS) + MT_HIST_BITS; /* its upper one */
+  if (octave <= MT_LE_FIRST) return 0;
+  return octave <= MT_LE_LAST ? octave - MT_LE_FIRST : MT_LES;
 }
 
-void mt_traffic_exemplify(mt_traffic *t, double ms, double at,
+void mt_traffic_exemplify(mt_traffic *t, mt_span s, double at,
                           const char *tenant) {
-  mt_exemplar *e = &t->slow[le_of(ms)];
+  mt_exemplar *e = &t->slow[le_of(s.bucket)];
   size_t len;
   if (e->at > 0 && at - e->at < EXEMPLAR_MS) return;
   len = strlen(tenant);
   if (len >= sizeof e->tenant) return;
   memcpy(e->tenant, tenant, len + 1);
-  e->ms = ms;
+  e->ms = (double)s.ns / 1e6;
   e->at = at;
 }

@@ -30,7 +30,18 @@ typedef struct mt_hist {
   uint64_t buckets[MT_HIST_BUCKETS];
 } mt_hist;
 
-void mt_hist_add(mt_hist *h, double ms); /* what is negative counts as 0 */
+/* A time, as histograms count it: for several of them found out once. */
+typedef struct mt_span {
+  unsigned bucket;
+  uint64_t ns;
+} mt_span;
+
+mt_span mt_span_of(double ms); /* what is negative counts as 0 */
+static inline void mt_hist_count_in(mt_hist *h, mt_span s) {
+  h->sum_ns += s.ns;
+  h->buckets[s.bucket]++;
+}
+void mt_hist_add(mt_hist *h, double ms);
 void mt_hist_merge(mt_hist *to, const mt_hist *from);
 uint64_t mt_hist_count(const mt_hist *h);
 /* How many took at most 2^i us, for each i from first to last. */
@@ -50,7 +61,7 @@ typedef struct mt_exemplar {
 } mt_exemplar;
 
 typedef struct mt_tally {
-  uint64_t statements; /* that have ended, well or badly */
+  uint64_t statements;            /* that have ended, well or badly */
   uint64_t errors[MT__ORD_COUNT]; /* statements, commits and leases that callers
                                      were told have failed, by -code */
   uint64_t ambiguous;             /* ... of which nobody knows the outcome */
@@ -85,7 +96,7 @@ typedef struct mt_traffic {
 
 /* Remembers an example of the statement's bucket, if the one it has is older
  * than a second. Not of an id that is too long for a label. */
-void mt_traffic_exemplify(mt_traffic *t, double ms, double at,
+void mt_traffic_exemplify(mt_traffic *t, mt_span s, double at,
                           const char *tenant);
 
 #endif

@@ -1,7 +1,10 @@
 /*
- * What a manager has counted, as one table. Its shape is lua/mtenant/metrics.lua's
- * and prometheus.lua's affair; nothing here waits.
+ * What a manager has counted, as one table. Its shape is
+ * lua/mtenant/metrics.lua's and prometheus.lua's affair; nothing here waits.
  */
+#include <string.h>
+
+#include "base/alloc.h"
 #include "lua/mt_lua.h"
 
 static void set_count(lua_State *L, const char *key, uint64_t n) {
@@ -126,11 +129,66 @@ static void see_server(void *data, const mt_server_counts *c) {
   append(L);
 }
 
+/* ---- tenants ----------------------------------------------------------------
+ *
+ * Their tallies are copied, all at one moment, so that sums are exact; to make
+ * tables of thousands takes longer than the loop may be held, and is done one
+ * by one when asked for.
+ */
+typedef struct tallies {
+  size_t n;
+  mt_tally *of; /* NULL: no memory, or given back */
+} tallies;
+
 typedef struct seeing {
   lua_State *L;
   const mt_manager *m;
   double now;
+  tallies *copies;
 } seeing;
+
+static int tallies_gc(lua_State *L) {
+  tallies *t = luaL_checkudata(L, 1, MT_LUA_TALLIES);
+  mt_free(t->of);
+  t->of = NULL;
+  t->n = 0;
+  return 0;
+}
+
+/* fill(i, record): puts the i-th tally's fields into the record */
+static int tallies_fill(lua_State *L) {
+  tallies *t = luaL_checkudata(L, 1, MT_LUA_TALLIES);
+  lua_Integer i = luaL_checkinteger(L, 2);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  luaL_argcheck(L, i >= 1 && (size_t)i <= t->n, 2, "no such tally");
+  lua_settop(L, 3);
+  fill_tally(L, &t->of[i - 1]);
+  return 0;
+}
+
+void mt_lua_metrics_register(lua_State *L) {
+  static const luaL_Reg methods[] = {
+      {"fill", tallies_fill}, {"close", tallies_gc}, {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", tallies_gc}, {NULL, NULL}};
+  mt_lua_newclass(L, MT_LUA_TALLIES, methods, meta);
+}
+
+static void count_tally(void *n, const char *id, const mt_tally *tally) {
+  (void)tally;
+  *(size_t *)n += id && *id;
+}
+
+/* Pushes it, with room for all. */
+static tallies *new_tallies(lua_State *L, const mt_manager *m) {
+  tallies *t = lua_newuserdatauv(L, sizeof *t, 0);
+  size_t n = 0;
+  memset(t, 0, sizeof *t);
+  luaL_setmetatable(L, MT_LUA_TALLIES);
+  mt_manager_each_tally(m, count_tally, &n);
+  t->of = mt_malloc((n + 1) * sizeof *t->of);
+  if (!t->of) luaL_error(L, "not enough memory");
+  return t;
+}
 
 static void fill_view(lua_State *L, const mt_tenant_view *v) {
   mt_lua_set_integer(L, "total", v->total);
@@ -147,17 +205,18 @@ static void fill_entry(const seeing *s, const mt_tenant *t) {
   mt_lua_set_number(s->L, "idle_ms", s->now - t->last_used);
 }
 
-/* On the stack: the result, its tenants. */
+/* On the stack: the result, its tenants. Theirs are only copied. */
 static void see_tally(void *data, const char *id, const mt_tally *tally) {
   const seeing *s = data;
   const mt_tenant *t = id && *id ? mt_manager_find(s->m, id) : NULL;
   lua_createtable(s->L, 0, 16);
-  fill_tally(s->L, tally);
   if (id && *id) {
+    s->copies->of[s->copies->n++] = *tally;
     mt_lua_set_text(s->L, "id", id);
     if (t) fill_entry(s, t);
     append(s->L);
   } else {
+    fill_tally(s->L, tally);
     lua_setfield(s->L, -3, id ? "shared" : "others");
   }
 }
@@ -182,12 +241,13 @@ static void set_shared(const seeing *s) {
   lua_setfield(s->L, -2, "shared_view");
 }
 
-/* metrics() -> { servers, tenants, others, shared, nowhere, evictions, ... }; of
- * what is not counted nothing but servers and evictions */
+/* metrics() -> { servers, tenants, tallies, others, shared, nowhere, evictions,
+ * ... }; of what is not counted nothing but servers and evictions. The tenants'
+ * counts are filled in by tallies:fill(i, tenants[i]). */
 static int metrics(lua_State *L) {
   const mt_manager *m = mt_lua_check_manager(L)->m;
   const mt_traffic *nowhere = mt_manager_nowhere(m);
-  seeing s = {L, m, mt_reactor_now(mt_manager_reactor(m))};
+  seeing s = {L, m, mt_reactor_now(mt_manager_reactor(m)), NULL};
   int i;
   luaL_checkstack(L, 12, NULL);
   lua_createtable(L, 0, 8);
@@ -205,6 +265,8 @@ static int metrics(lua_State *L) {
   lua_newtable(L);
   fill_traffic(L, nowhere);
   lua_setfield(L, -2, "nowhere");
+  s.copies = new_tallies(L, m);
+  lua_setfield(L, -2, "tallies"); /* which keeps it */
   lua_newtable(L);
   mt_manager_each_tally(m, see_tally, &s);
   lua_setfield(L, -2, "tenants");
@@ -216,7 +278,7 @@ static int metrics(lua_State *L) {
 static int entry(lua_State *L) {
   const mt_manager *m = mt_lua_check_manager(L)->m;
   const mt_tenant *t = mt_manager_find(m, luaL_checkstring(L, 2));
-  seeing s = {L, m, mt_reactor_now(mt_manager_reactor(m))};
+  seeing s = {L, m, mt_reactor_now(mt_manager_reactor(m)), NULL};
   if (!t) return 0;
   lua_createtable(L, 0, 6);
   fill_entry(&s, t);

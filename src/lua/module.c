@@ -456,6 +456,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_lease_register(L);
   mt_lua_lazy_register(L);
   mt_lua_watch_register(L);
+  mt_lua_metrics_register(L);
   mt_lua_pump_register(L);
   lua_newtable(L);
   for (i = 0; i < sizeof all / sizeof *all; i++) {

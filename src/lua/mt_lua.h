@@ -140,6 +140,7 @@ struct mt_rt {
 #define MT_LUA_LAZY MT_LUA_NAME("lazy")
 #define MT_LUA_LAZY_ROW MT_LUA_NAME("lazy_row")
 #define MT_LUA_WATCH MT_LUA_NAME("watch")
+#define MT_LUA_TALLIES MT_LUA_NAME("tallies")
 
 /* module.c */
 mt_rt *mt_lua_rt(lua_State *L);
@@ -235,6 +236,7 @@ int mt_lua_watch_fd(lua_State *L);
 /* health.c */
 extern const luaL_Reg mt_lua_health_methods[];
 extern const luaL_Reg mt_lua_metrics_methods[]; /* metrics.c */
+void mt_lua_metrics_register(lua_State *L);
 /* What a breaker state is called. */
 const char *mt_lua_state_name(mt_breaker_state state);
 /* The manager at index 1. */

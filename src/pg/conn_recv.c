@@ -168,7 +168,8 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
 /* Values that a user's statement has given. */
 static void count_bytes(mt_req *req, const PGresult *res) {
   if (req->sql)
-    req->bytes_received += mt_result_payload((const mt_result *)(const void *)res);
+    req->bytes_received +=
+        mt_result_payload((const mt_result *)(const void *)res);
 }
 
 static void add_row(mt_req *req, PGresult *res) {

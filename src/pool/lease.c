@@ -240,7 +240,7 @@ static void go_idle(mt_lease *l, bool clean) {
   mt_pool *p = s->pool;
   bool again = clean && !p->closing && !s->retiring && !s->conn->retire;
   if (!clean) p->stats.tainted++;
-  mt__count_lease_end(p, !again          ? MT_END_CLOSED
+  mt__count_lease_end(p, !again         ? MT_END_CLOSED
                          : l->resetting ? MT_END_RESET
                                         : MT_END_CLEAN);
   s->idle_since = mt_reactor_now(p->reactor);

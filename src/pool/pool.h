@@ -47,7 +47,7 @@ typedef struct mt_pool_stats {
                        because something unexpected had touched them */
   uint64_t queue_full, queue_timeouts, rate_limited;
   uint64_t retries, retries_refused; /* by the budget */
-  uint64_t resent; /* requests that were not run, sent again elsewhere */
+  uint64_t resent;      /* requests that were not run, sent again elsewhere */
   uint64_t behind;      /* requests that others on their connection held up */
   double behind_ms;     /* ... for so long in sum */
   double behind_max_ms; /* ... and at most */

@@ -63,7 +63,7 @@ struct mt_server {
   mt_traffic *traffic;    /* NULL: nothing is counted */
   mt_breaker_state noted; /* the last one that was counted */
   mt_pool_stats gone;     /* of pools that are */
-  double probe_at; /* not before, while the breaker is open */
+  double probe_at;        /* not before, while the breaker is open */
   mt_timer probe_timer;
   mt_list sleepers;
   mt_list pools; /* all */

@@ -143,12 +143,12 @@ static void used(mt_tenant *t) {
     find_place(t);
 }
 
-static void add(mt_tally *a, const mt_req *req) {
+static void add(mt_tally *a, const mt_req *req, mt_span wait, mt_span query) {
   a->statements++;
   a->bytes_sent += req->bytes_sent;
   a->bytes_received += req->bytes_received;
-  if (req->waited) mt_hist_add(&a->wait, req->wait_ms);
-  if (req->timed) mt_hist_add(&a->query, req->took_ms);
+  if (req->waited) mt_hist_count_in(&a->wait, wait);
+  if (req->timed) mt_hist_count_in(&a->query, query);
 }
 
 static void add_error(mt_tenant *t, int code, bool ambiguous) {
@@ -159,11 +159,12 @@ static void add_error(mt_tenant *t, int code, bool ambiguous) {
 }
 
 static void add_statement(mt_tenant *t, const mt_req *req) {
+  mt_span wait = mt_span_of(req->wait_ms), query = mt_span_of(req->took_ms);
   used(t);
-  add(&t->traffic->all, req);
-  add(t->tally, req);
+  add(&t->traffic->all, req, wait, query);
+  add(t->tally, req, wait, query);
   if (req->timed)
-    mt_traffic_exemplify(t->traffic, req->took_ms, req->sent_at + req->took_ms,
+    mt_traffic_exemplify(t->traffic, query, req->sent_at + req->took_ms,
                          t->shared ? "(shared)" : t->id);
 }
 
@@ -203,8 +204,9 @@ void mt__count_lease(mt_tenant *t, const mt_lease *l, const mt_error *err) {
 
 /* ---- evictions -------------------------------------------------------------- */
 
-static const char *const eviction_names[] = {
-    "lru_eviction", "ttl_expired", "manual", "error", "schema_changed", "other"};
+static const char *const eviction_names[] = {"lru_eviction",   "ttl_expired",
+                                             "manual",         "error",
+                                             "schema_changed", "other"};
 
 const char *mt_eviction_name(mt_eviction e) { return eviction_names[e]; }
 

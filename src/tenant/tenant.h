@@ -62,7 +62,7 @@ struct mt_tenant {
   mt_ranked *ranked;   /* NULL: it is one of the others */
   mt_node same_rank;   /* in ranked->tenants: of one id, old and new entries */
   uint64_t use;        /* while it is one of the others */
-  char *owner_key; /* endpoint and schema, in manager->owners */
+  char *owner_key;     /* endpoint and schema, in manager->owners */
   char id[];
 };
 

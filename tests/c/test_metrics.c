@@ -154,27 +154,28 @@ static void examples_stand_where_their_bucket_is(void **state) {
   char longest[MT_EXEMPLAR_LEN + 1];
   int i;
   (void)state;
-  mt_traffic_exemplify(t, 0.064, 1, "acme"); /* le 64 us */
+  mt_traffic_exemplify(t, mt_span_of(0.064), 1, "acme"); /* le 64 us */
   assert_string_equal(t->slow[0].tenant, "acme");
-  mt_traffic_exemplify(t, 0.065, 1, "globex");
+  mt_traffic_exemplify(t, mt_span_of(0.065), 1, "globex");
   assert_string_equal(t->slow[1].tenant, "globex");
-  mt_traffic_exemplify(t, 16777.216, 1, "initech"); /* the last bound */
+  mt_traffic_exemplify(t, mt_span_of(16777.216), 1,
+                       "initech"); /* the last bound */
   assert_string_equal(t->slow[MT_LES - 1].tenant, "initech");
-  mt_traffic_exemplify(t, 16777.3, 1, "umbrella");
+  mt_traffic_exemplify(t, mt_span_of(16777.3), 1, "umbrella");
   assert_string_equal(t->slow[MT_LES].tenant, "umbrella");
-  assert_true(t->slow[MT_LES].ms == 16777.3);
+  assert_true(fabs(t->slow[MT_LES].ms - 16777.3) < 1e-6);
   /* once a second */
-  mt_traffic_exemplify(t, 0.01, 900, "hooli");
+  mt_traffic_exemplify(t, mt_span_of(0.01), 900, "hooli");
   assert_string_equal(t->slow[0].tenant, "acme");
-  mt_traffic_exemplify(t, 0.01, 1001, "hooli");
+  mt_traffic_exemplify(t, mt_span_of(0.01), 1001, "hooli");
   assert_string_equal(t->slow[0].tenant, "hooli");
   /* what no label may be */
   memset(longest, 'x', sizeof longest - 1);
   longest[MT_EXEMPLAR_LEN] = '\0';
-  mt_traffic_exemplify(t, 0.01, 5000, longest);
+  mt_traffic_exemplify(t, mt_span_of(0.01), 5000, longest);
   assert_string_equal(t->slow[0].tenant, "hooli");
   longest[MT_EXEMPLAR_LEN - 1] = '\0';
-  mt_traffic_exemplify(t, 0.01, 5000, longest);
+  mt_traffic_exemplify(t, mt_span_of(0.01), 5000, longest);
   assert_string_equal(t->slow[0].tenant, longest);
   for (i = 2; i < MT_LES - 1; i++) assert_true(t->slow[i].at == 0);
   free(t);

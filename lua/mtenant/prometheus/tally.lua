@@ -55,6 +55,11 @@ end
 function M.fit(raw, bytes, extra, breathe)
   local kept, used, known = {}, 0, {}
   known[series.OTHERS], known[series.SHARED] = true, true
+  for i, record in ipairs(raw.tenants) do
+    raw.tallies:fill(i, record)
+    breathe()
+  end
+  raw.tallies:close()
   table.sort(raw.tenants, function(a, b)
     if a.statements ~= b.statements then return a.statements > b.statements end
     return a.id < b.id
