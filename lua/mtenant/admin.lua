@@ -39,6 +39,10 @@ mtenant %s
 local FIRST_LOOK_MS, STEP_MS = 1500, 5
 
 
+-- from when on the loop is said to have stood still
+local STALL_MS = 20
+
+
 local live = {} -- endpoints that are open
 
 
@@ -109,6 +113,7 @@ end
 
 
 local function whole_status(self)
+  first_look(self)
   return answer_json(status.status(self), true)
 end
 
@@ -169,12 +174,25 @@ end
 -- Asks the servers that are due, and sees to it that the rest is, too.
 function methods:_tick()
   if self.closed then return end
-  self.core:wake_in(self.probe:tick())
+  local wait_ms = self.probe:tick()
+  self.due_ms = core.now_ms() + wait_ms
+  self.core:wake_in(wait_ms)
+end
+
+
+-- Its timer was due: how long has the loop been busy elsewhere since?
+local function note_lateness(self)
+  local late_ms, loop = core.now_ms() - self.due_ms, self.loop
+  if late_ms < 0 then return end
+  loop.late_ms = late_ms
+  loop.late_max_ms = math.max(loop.late_max_ms, late_ms)
+  if late_ms > STALL_MS then loop.stalls = loop.stalls + 1 end
 end
 
 
 local function on_readable(self)
   if self.closed then return end
+  note_lateness(self)
   self.core:run()
   self:_tick()
 end
@@ -279,6 +297,7 @@ function M.start(o)
   if not secrets then return nil, err end
   local self = setmetatable({ ready = o.ready, top_tenants = o.top_tenants,
                               log = o.log or log_to_stderr,
+                              loop = { late_ms = 0, late_max_ms = 0, stalls = 0 },
                               managers = managers_of(o.managers) }, mt)
   self.place, err = place_of(o, secrets)
   if not self.place then return nil, err end

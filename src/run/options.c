@@ -38,7 +38,8 @@ static bool parse_admin(mt_run_options *o, int *i, bool *ours) {
     const char *name, **to;
   } options[] = {{"--admin", &o->admin},
                  {"--admin-token-file", &o->admin_token_file},
-                 {"--admin-basic-file", &o->admin_basic_file}};
+                 {"--admin-basic-file", &o->admin_basic_file},
+                 {"--admin-ready", &o->admin_ready}};
   for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
     if (!has_value(o, i, options[k].name, &value)) continue;
     *ours = true;
@@ -95,7 +96,8 @@ bool mt_run_options_init(mt_run_options *o, int argc, char **argv) {
     if (!parse_one(o, &i)) return false;
   }
   o->script = i < argc ? i : argc;
-  if (!o->admin && (o->admin_token_file || o->admin_basic_file)) {
+  if (!o->admin &&
+      (o->admin_token_file || o->admin_basic_file || o->admin_ready)) {
     snprintf(o->error, sizeof o->error, "--admin is missing");
     return false;
   }
@@ -124,6 +126,8 @@ void mt_run_options_help(const mt_run_options *o, FILE *out) {
       "              who may ask: a token, or user:password, in the first "
       "line;\n"
       "              or in MTENANT_ADMIN_TOKEN, MTENANT_ADMIN_BASIC\n"
+      "  --admin-ready all|any\n"
+      "              ready when all servers can serve (as by default), or any\n"
       "  --version   print the version\n"
       "  -h, --help  print this text\n"
       "  --          end the options\n"

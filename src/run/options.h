@@ -19,7 +19,7 @@ typedef struct mt_run_options {
   bool command;      /* called as `mtenant`: the script is a command's name */
   bool interactive;  /* -i */
   const char *admin; /* an address; NULL: no admin endpoint */
-  const char *admin_token_file, *admin_basic_file;
+  const char *admin_token_file, *admin_basic_file, *admin_ready;
   bool pg; /* --pg */
   bool version, help;
   char error[256]; /* why parse returned false */

@@ -119,6 +119,7 @@ static void push_options(lua_State *L, const mt_run_options *o, int exe_dir,
   set_text(L, "admin", o->admin);
   set_text(L, "admin_token_file", o->admin_token_file);
   set_text(L, "admin_basic_file", o->admin_basic_file);
+  set_text(L, "admin_ready", o->admin_ready);
   set_strings(L, "argv", (const char *const *)o->argv, o->argc, 0);
   set_strings(L, "evals", o->evals, o->nevals, 1);
   if (o->script < o->argc) {

@@ -40,6 +40,14 @@ local function connect(endpoint)
 end
 
 
+--- Closes an endpoint, and lets what it had asked the servers hear of it.
+function M.close_endpoint(endpoint)
+  if not endpoint then return end
+  endpoint:close()
+  mtenant.run(mtenant.sleep, 1)
+end
+
+
 --- A connection; it may be refused later.
 function M.open(endpoint)
   local sock = connect(endpoint)

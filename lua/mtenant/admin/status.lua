@@ -123,20 +123,15 @@ end
 
 -- ---- status ------------------------------------------------------------
 
-local function process_of(stats_of_all, process)
-  local held = { times = 0, total_ms = 0, max_ms = 0 }
-  for _, stats in ipairs(stats_of_all) do
-    held.times = held.times + stats.held_up
-    held.total_ms = held.total_ms + stats.held_up_ms
-    held.max_ms = math.max(held.max_ms, stats.held_up_max_ms)
-  end
+local function process_of(self, process)
   return {
     mtenant = core.version, lua = rawget(_G, "jit") and jit.version or _VERSION,
     pid = process.pid, started_ms = round(process.now_ms - process.uptime_ms),
     uptime_ms = round(process.uptime_ms), rss_bytes = process.rss_bytes,
     lua_bytes = floor(collectgarbage("count") * 1024),
-    loop = { held_up = held.times, held_up_ms = round(held.total_ms),
-             held_up_max_ms = round(held.max_ms) },
+    loop = { late_ms = round(self.loop.late_ms),
+             late_max_ms = round(self.loop.late_max_ms),
+             stalls = self.loop.stalls },
   }
 end
 
@@ -181,7 +176,6 @@ local function server_of(server, counted, now_ms)
   out.asked_ms = wall(now_ms, server.asked_ms)
   out.last_error = server.last_error
   out.last_error_ms = wall(now_ms, server.last_error_ms)
-  out.lag_ms = server.lag_ms
   return out
 end
 
@@ -237,6 +231,8 @@ local function counts_of(stats)
     retries = { retried = stats.retries, refused = stats.retries_refused },
     queues = { full = stats.queue_full, timeouts = stats.queue_timeouts,
                rate_limited = stats.rate_limited },
+    held_up = { statements = stats.held_up, total_ms = round(stats.held_up_ms),
+                max_ms = round(stats.held_up_max_ms) },
   }
 end
 
@@ -280,16 +276,15 @@ end
 ---@return table
 function M.status(self)
   local managers, servers = look(self)
-  local process, all = admin_core.process(), {}
+  local process = admin_core.process()
   local out = { format = FORMAT, status = worst(servers),
                 ready = is_ready(servers, self.ready), managers = {} }
   for i, one in ipairs(managers) do
     one.stats = one.manager:get_stats()
-    all[i] = one.stats
     out.managers[i] = manager_of(self, one, process.now_ms)
   end
   out.timestamp_ms = round(process.now_ms)
-  out.process = process_of(all, process)
+  out.process = process_of(self, process)
   out.migrations = migrations_of(process.now_ms)
   return out
 end

@@ -20,8 +20,13 @@ function M.start(run)
   if not opts.admin then
     return true
   end
+  local rule = opts.admin_ready or "all"
+  if rule ~= "all" and rule ~= "any" then
+    return false, ("--admin-ready takes all or any, not '%s'"):format(rule)
+  end
   local endpoint, err = require("mtenant.admin").start({
     address = opts.admin,
+    ready = rule,
     token_file = opts.admin_token_file,
     token = secret_of(opts.admin_token_file, "MTENANT_ADMIN_TOKEN"),
     basic_file = opts.admin_basic_file,

@@ -9,8 +9,8 @@ local mtenant = require "mtenant"
 
 
 -- what the loop may stand still for; the sockets of these tests, and their
--- server, are on the same one
-local STALL_MS = 20
+-- server, are on the same one. Sanitizers take their time.
+local STALL_MS = os.getenv("ASAN_OPTIONS") and 200 or 20
 
 local TOKEN = "s3kret"
 local GOOD = "GET /health HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
@@ -19,6 +19,10 @@ local GOOD = "GET /health HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer "
 -- "MT_ADMIN_SEED=... MT_ADMIN_RUNS=..." repeats what failed, or does more
 local SEED = tonumber(os.getenv("MT_ADMIN_SEED")) or os.time()
 local RUNS = tonumber(os.getenv("MT_ADMIN_RUNS")) or 1500
+
+
+-- beside refusals: go on; here it is; no such version of HTTP
+local FINE = { [100] = true, [200] = true, [505] = true }
 
 
 local endpoint, said
@@ -34,16 +38,27 @@ local function start(options)
 end
 
 
--- How long the loop stood still at most while fn ran: a task that does nothing
--- but look at the clock. The slowest beat of many is the machine's as well as
--- ours: what a second try does not show was not ours.
+-- How long this process was ready to run and others had the processor.
+local function waited_ms()
+  local file = io.open("/proc/self/schedstat")
+  if not file then return 0 end
+  local _, ns = file:read("*n", "*n")
+  file:close()
+  return (ns or 0) / 1e6
+end
+
+
+-- How long the loop stood still at most while fn ran, for a task that does
+-- nothing but look at the clock; without what the machine's other programs took.
 local function stall_of(fn)
-  local last, worst, over = mtenant.now_ms(), 0, false
+  local worst, over = 0, false
   local beat = mtenant.spawn(function()
+    local last, before = mtenant.now_ms(), waited_ms()
     while not over do
       mtenant.sleep(1)
-      local now = mtenant.now_ms()
-      worst, last = math.max(worst, now - last - 1), now
+      local now, waited = mtenant.now_ms(), waited_ms()
+      worst = math.max(worst, now - last - 1 - (waited - before))
+      last, before = now, waited
     end
   end)
   local ok, err = pcall(fn)
@@ -54,6 +69,8 @@ local function stall_of(fn)
 end
 
 
+-- The slowest beat of many is the machine's as well as ours: what a second try
+-- does not show was not ours.
 local function never_stalls(fn)
   local stall
   for _ = 1, 3 do
@@ -123,7 +140,7 @@ describe("the admin endpoint", function()
   end)
 
   after_each(function()
-    if endpoint then endpoint:close() end
+    client.close_endpoint(endpoint)
     endpoint = nil
     mtenant.run(function() manager:dispose() end)
     manager = nil
@@ -372,8 +389,7 @@ describe("the admin endpoint", function()
           local got = send_case(case)
           for status in got:gmatch("HTTP/1%.1 (%d+)") do
             status = tonumber(status)
-            assert.is_true(status == 100 or status == 200
-                           or status >= 400 and status < 500,
+            assert.is_true(status >= 400 and status < 500 or FINE[status],
                            status .. " to " .. ("%q"):format(table.concat(case)))
           end
           if token then gives_nothing_away(got) end

@@ -42,7 +42,7 @@ describe("the admin endpoint", function()
   setup(function() env.tenants { "acme", "globex" } end)
 
   after_each(function()
-    for _, endpoint in ipairs(endpoints) do endpoint:close() end
+    for _, endpoint in ipairs(endpoints) do client.close_endpoint(endpoint) end
     endpoints = {}
     env.assert_nothing_left()
   end)
