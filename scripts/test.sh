@@ -272,7 +272,8 @@ run_specs "fault matrix" release lua5.4 1 -name 'fault_matrix_*'
 run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
-  entries isolation schemas context luajit errors retry config schema testing admin)
+  entries isolation schemas context luajit errors retry config schema testing
+  metrics prometheus_text admin)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \
@@ -297,6 +298,7 @@ run_specs "specs, sanitizers" asan build/asan/tests/lua-host 2 \
   ! -name 'cli_terminal_spec.lua' ! -name 'migrator_kill_spec.lua' \
   ! -name 'restart_spec.lua' ! -name 'control_spec.lua' \
   ! -name 'budget_spec.lua' ! -name 'fairness_spec.lua' \
+  ! -name 'prometheus_spec.lua' ! -name 'observability_spec.lua' \
   ! -name 'admin_health_spec.lua' \
   ! -path '*/integration/testing_spec.lua'
 finish

@@ -252,7 +252,7 @@ local TRAILING = {
   { "hooks.on_queue_timeout", kind = "function" },
 
   { "metrics.enabled", kind = "boolean", default = true },
-  { "metrics.tenants", kind = "integer", min = 0, max = 1000, default = 50 },
+  { "metrics.tenants", kind = "integer", min = 0, max = 200, default = 50 },
   { "metrics.prefix", kind = "string", default = "mtenant",
     check = check_prefix },
 
