@@ -5,6 +5,7 @@
 local admin_core = require "mtenant.admin_core"
 local core = require "mtenant.core"
 local metrics = require "mtenant.metrics"
+local task = require "mtenant.task"
 local underway = require "mtenant.migrator.underway"
 
 
@@ -12,6 +13,10 @@ local floor = math.floor
 
 -- of the documents; grows when a field changes its meaning or goes
 local FORMAT = 1
+
+-- tenants that are told without a break
+local AT_A_TIME = 50
+
 
 local RANK = { ok = 0, degraded = 1, unknown = 2, unhealthy = 3 }
 
@@ -205,10 +210,22 @@ local function by_use(a, b)
 end
 
 
+-- Has the core tell what it has counted of each; lets others run in between.
+local function filled(raw)
+  local records = raw.tenants or {}
+  for i, record in ipairs(records) do
+    raw.tallies:fill(i, record)
+    if i % AT_A_TIME == 0 then task.sleep(0) end
+  end
+  if raw.tallies then raw.tallies:close() end
+  return records
+end
+
+
 -- Those that have done most; all others together.
-local function tenants_of(manager, raw, n)
-  local out, records = { top = {} }, raw.tenants or {}
-  out.entries, out.max = manager:get_pool_count(), raw.max_pools
+local function tenants_of(raw, n)
+  local out, records = { top = {} }, filled(raw)
+  out.entries, out.max = raw.pools, raw.max_pools
   table.sort(records, by_use)
   for i = 1, math.min(n, #records) do out.top[i] = tenant_of(records[i]) end
   if raw.others then
@@ -252,7 +269,7 @@ local function manager_of(self, one, now_ms)
   out.policy = policy_of(one.manager)
   local raw, counted = metrics.snapshot(one.manager), {}
   for _, server in ipairs(raw.servers) do counted[server.name] = server end
-  out.tenants = tenants_of(one.manager, raw, self.top_tenants)
+  out.tenants = tenants_of(raw, self.top_tenants)
   out.servers = {}
   for i, server in ipairs(one.servers) do
     out.servers[i] = server_of(server, counted[server.name], now_ms)
@@ -279,9 +296,11 @@ function M.status(self)
   local process = admin_core.process()
   local out = { format = FORMAT, status = worst(servers),
                 ready = is_ready(servers, self.ready), managers = {} }
-  for i, one in ipairs(managers) do
-    one.stats = one.manager:get_stats()
-    out.managers[i] = manager_of(self, one, process.now_ms)
+  for _, one in ipairs(managers) do
+    if not one.manager._over then -- it may be, since others run meanwhile
+      one.stats = one.manager:get_stats()
+      out.managers[#out.managers + 1] = manager_of(self, one, process.now_ms)
+    end
   end
   out.timestamp_ms = round(process.now_ms)
   out.process = process_of(self, process)
