@@ -21,6 +21,7 @@ dependencies = {
   "lua >= 5.4, < 5.5",
   "argparse >= 0.7", -- the commands of `mtenant`
   "luafilesystem >= 1.8", -- migrations
+  "luasocket >= 3.0", -- `mtenant health` and `mtenant metrics`
 }
 
 external_dependencies = {
@@ -28,6 +29,7 @@ external_dependencies = {
   CARES = { header = "ares.h" },
   PG_QUERY = { header = "pg_query.h" },
   CRYPTO = { header = "openssl/evp.h" },
+  MICROHTTPD = { header = "microhttpd.h" },
 }
 
 build = {

@@ -276,7 +276,7 @@ on_luajit=(values params statements transactions sessions rows pipeline tasks
   testing readers route_settings route_fields route_moves crypto identify
   identify_jwt sandbox sandbox_escapes sandbox_limits sandbox_patterns
   route_cache policy policy_cache policy_reload listen policies
-  policies_joined policies_sandbox)
+  policies_joined policies_sandbox metrics prometheus_text admin)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \
@@ -301,5 +301,7 @@ MT_RELOADS=100 run_specs "specs, sanitizers" asan build/asan/tests/lua-host 2 \
   ! -name 'cli_terminal_spec.lua' ! -name 'migrator_kill_spec.lua' \
   ! -name 'restart_spec.lua' ! -name 'control_spec.lua' \
   ! -name 'budget_spec.lua' ! -name 'fairness_spec.lua' \
+  ! -name 'prometheus_spec.lua' ! -name 'observability_spec.lua' \
+  ! -name 'admin_health_spec.lua' \
   ! -path '*/integration/testing_spec.lua'
 finish

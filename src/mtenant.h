@@ -361,6 +361,8 @@ typedef struct mt_manager_config {
   double pool_ttl_ms;             /* 0: never */
   const char *const *search_path; /* NULL-ended; "$tenant" is the schema */
   uint64_t seed;                  /* 0: from the clock and the pid */
+  bool metrics;                   /* histograms, and counts by tenant */
+  int metrics_tenants;            /* so many of those that do most */
 } mt_manager_config;
 
 /* Defaults of docs/configuration.md; must come first. A library that knows

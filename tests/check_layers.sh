@@ -60,6 +60,10 @@ check_external() { # file, its layer, the included name
       [ "$file" = src/lua/crypto.c ] ||
         violation "$file" "only src/lua/crypto.c may include <$name>"
       ;;
+    microhttpd.h)
+      [ "$file" = src/lua/admin_http.c ] ||
+        violation "$file" "only src/lua/admin_http.c may include <$name>"
+      ;;
     ev.h)
       [ "$file" = src/reactor/reactor_ev.c ] ||
         violation "$file" "only src/reactor/reactor_ev.c may include <$name>"

@@ -78,6 +78,13 @@ local function check_search_path(path)
 end
 
 
+-- It stands in labels, documents and tables.
+local function check_name(name)
+  if name == nil or #name <= 63 and name:find("^[%w_.-]+$") then return nil end
+  return "%s must be 1 to 63 letters, digits, dots, dashes or underscores"
+end
+
+
 local function check_id_pattern(pattern)
   local ok, message = pcall(string.find, "tenant", pattern)
   if ok then return nil end
@@ -135,6 +142,13 @@ end
 local function check_ratio(ratio)
   if ratio and (ratio <= 0 or ratio > 1) then
     return "%s must be more than 0 and at most 1"
+  end
+end
+
+
+local function check_prefix(prefix)
+  if prefix and not prefix:find "^[%a_][%w_]*$" then
+    return "%s must be letters, digits and _"
   end
 end
 
@@ -256,6 +270,12 @@ local TRAILING = {
   { "hooks.on_queue_timeout", kind = "function" },
   { "hooks.on_policy_event", kind = "function" },
 
+  { "metrics.enabled", kind = "boolean", default = true },
+  { "metrics.tenants", kind = "integer", min = 0, max = 200, default = 50 },
+  { "metrics.prefix", kind = "string", default = "mtenant",
+    check = check_prefix },
+
+  { "name", kind = "string", check = check_name },
   { "id_pattern", kind = "string", default = M.ID_PATTERN,
     check = check_id_pattern },
   { "migrations", kind = "table", check = check_migrations },
@@ -302,6 +322,7 @@ local checker = make_checker()
 --- on_queue_full, on_queue_timeout, on_policy_event
 ---@field debug table enabled, log_queries, log_pool_events,
 --- slow_query_threshold_ms, logger
+---@field metrics table enabled, tenants, prefix
 ---@field id_pattern string
 
 --- A validated copy of a configuration, all defaults filled in. What this has
@@ -313,6 +334,12 @@ local checker = make_checker()
 ---@return mtenant.config
 function M.define(t, opts)
   opts = opts or {}
+  if type(t) == "table" and type(t.metrics) == "boolean" then
+    local copy = {}
+    for key, value in pairs(t) do copy[key] = value end
+    copy.metrics = { enabled = t.metrics }
+    t = copy
+  end
   local env = { getenv = opts.getenv or os.getenv }
   local cfg = checker:check(t, opts.level or 2, env)
   -- a resolver's routes are kept for good unless somebody wants a cache
@@ -413,6 +440,8 @@ function M.flatten(cfg)
     max_pools = i.max_pools,
     pool_ttl_ms = i.pool_ttl_ms,
     search_path = i.search_path,
+    metrics = cfg.metrics.enabled,
+    metrics_tenants = cfg.metrics.tenants,
   }
 end
 

@@ -13,6 +13,7 @@ local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
 local listen = require "mtenant.listen"
+local metrics = require "mtenant.metrics"
 local named_servers = require "mtenant.named_servers"
 local policy_control = require "mtenant.policy_control"
 local routes = require "mtenant.routes"
@@ -28,8 +29,10 @@ local pcall, type = pcall, type
 
 local DISPOSED = "[mtenant] TenantManager has been disposed"
 
--- managers that were not disposed of yet, for dispose_all
+-- managers that were not disposed of yet, for dispose_all, and their numbers
 local live = setmetatable({}, { __mode = "k" })
+local made = 0
+local enders = {}
 
 
 ---@class mtenant.TenantManager
@@ -352,21 +355,22 @@ function methods:invalidate(id)
 end
 
 
+--- What tells it from the other managers of this process: `name` of its
+-- configuration, else "manager" and a number.
+---@return string
+function methods:get_name()
+  return self._name
+end
+
+
 databases.install(methods)
 servers.install(methods)
 routes.install(methods, disposed)
 control.install(methods, disposed)
 health.install(methods, disposed)
+metrics.install(methods, disposed)
 warmup.install(methods, disposed)
 policy_control.install(methods, disposed)
-
-
---- What the pools have done so far. For now for people and tests; the shape
--- will grow into get_metrics.
----@return table  open, peak, opened, lost, connect_failures, leases, requests
-function methods:get_stats()
-  return self._core:stats()
-end
 
 
 -- ---- end ------------------------------------------------------------
@@ -453,8 +457,19 @@ function M.create(cfg)
   })
   self._router, err = new_router(self, handle)
   if err then return nil, err end
-  live[self] = true
+  made = made + 1
+  live[self], self._name = made, self._config.name or "manager" .. made
   return self
+end
+
+
+--- The managers that were not disposed of, in the order in which they were made.
+---@return mtenant.TenantManager[]
+function M.all()
+  local all = {}
+  for manager in pairs(live) do all[#all + 1] = manager end
+  table.sort(all, function(a, b) return live[a] < live[b] end)
+  return all
 end
 
 
@@ -482,12 +497,17 @@ function M.reload_all(reason)
 end
 
 
---- Disposes of every manager that still lives.
+--- Calls fn before all managers are disposed of: what serves them ends first.
+function M.before_dispose_all(fn)
+  enders[#enders + 1] = fn
+end
+
+
+--- Disposes of every manager that still lives, and ends what serves them.
 ---@param timeout_ms? number
 function M.dispose_all(timeout_ms)
-  local all = {}
-  for manager in pairs(live) do all[#all + 1] = manager end
-  for i = 1, #all do all[i]:dispose(timeout_ms) end
+  for i = 1, #enders do enders[i]() end
+  for _, manager in ipairs(M.all()) do manager:dispose(timeout_ms) end
 end
 
 

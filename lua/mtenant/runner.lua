@@ -6,6 +6,7 @@
 -- (or ten seconds) ends the process without asking.
 -- luacheck: std lua54, globals os.exit pcall xpcall arg
 
+local admin = require "mtenant.runner.admin"
 local commands = require "mtenant.runner.commands"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
@@ -167,6 +168,7 @@ local function on_signal(run)
   end
   run.signal = run.signal or sig
   io.stdout:flush()
+  admin.stop(run)
   if not run.ending then
     task.cancel_all(stop_error("stopped by " .. (SIGNAL_NAMES[sig] or sig)))
   end
@@ -198,6 +200,11 @@ local function main_task(run)
   run.main = coroutine.running()
   run.watcher = core.watch_fd(host.signal_fd, function() on_signal(run) end,
                               true)
+  local served, why = admin.start(run)
+  if not served then
+    complain(run, "--admin: " .. why)
+    return 2
+  end
   for _, chunk in ipairs(run.chunks) do
     local status = settle(run, xpcall(chunk, describe, table.unpack(run.args)))
     if status ~= 0 or is_stopping(run) then
@@ -227,6 +234,7 @@ end
 --- Ends the other tasks, then closes what the run has opened.
 local function finish(run)
   run.ending = true
+  admin.stop(run)
   task.cancel_all(stop_error("the program is about to exit"))
   local ran, ok, err = pcall(mtenant.run, mtenant.dispose_all, DISPOSE_MS)
   if not ran then

@@ -194,8 +194,8 @@ end
 
 
 -- within a transaction nothing runs again by itself
-local function may_run_again(self)
-  return self._h ~= nil and self._h:take_retry()
+local function may_run_again(self, err)
+  return self._h ~= nil and self._h:take_retry(err.code)
 end
 
 
@@ -206,7 +206,7 @@ local function run_options(self, what, opts, as)
   local rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
                         M.spread(params, n))
   if err and opts.idempotent and err.ambiguous
-    and err.code == "connection_lost" and may_run_again(self) then
+    and err.code == "connection_lost" and may_run_again(self, err) then
     rows, err = run(self, what, opts.sql, as or given, timeout_ms, json,
                     M.spread(params, n))
   end

@@ -263,7 +263,7 @@ function M.transaction(db, opts, fn)
     local err, raise = res[2], res[3]
     if raise then error(err, 0) end
     if attempt >= opts.retry or not may_retry(err)
-      or not db._h:take_retry() then
+      or not db._h:take_retry(err.code) then
       return nil, err
     end
     previous = db._delay(attempt, previous)

@@ -13,12 +13,13 @@ mtenant_build_packages=(
   gcc libc6-dev cmake ninja-build pkg-config libpq-dev libev-dev libc-ares-dev
   uthash-dev liblua5.4-dev libcmocka-dev postgresql
   libpg-query-dev libssl-dev lua-filesystem lua-argparse lua-cjson
+  libmicrohttpd-dev lua-socket
 )
 mtenant_test_packages=(
   lua5.4 lua-busted lua-check lua-cjson lua-argparse clang-format-14 valgrind pgbouncer
   clang libclang-rt-14-dev openssl
   libluajit2-5.1-dev nginx nginx-dev libnginx-mod-http-lua lua-resty-core
-  lua-cqueues lua-luv lua-http lua-socket wrk curl
+  lua-cqueues lua-luv lua-http lua-socket wrk curl prometheus
 )
 
 mtenant_missing_packages() {

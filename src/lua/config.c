@@ -122,6 +122,8 @@ void mt_lua_read_config(lua_State *L, mt_manager_config *c, const char **path) {
   c->max_pools = (int)num(L, "max_pools", c->max_pools);
   c->pool_ttl_ms = num(L, "pool_ttl_ms", c->pool_ttl_ms);
   c->seed = (uint64_t)num(L, "seed", 0);
+  c->metrics = mt_lua_flag(L, "metrics");
+  c->metrics_tenants = (int)num(L, "metrics_tenants", c->metrics_tenants);
   read_path(L, path);
   if (path[0]) c->search_path = path;
 }

@@ -106,6 +106,7 @@ static int query(lua_State *L) {
   req->timeout_ms = timeout;
   if (mt_query_wire(op, req) && mt_tenant_submit(live, req, &err) == MT_OK)
     return mt_op_push_slot(L, op);
+  mt_tenant_note_refused(live, req, err ? err->code : MT_E_OUT_OF_MEMORY);
   mt_op_drop(op);
   return mt_lua_fail(L, err, name_of(t));
 }
@@ -139,9 +140,13 @@ static int connect_tenant(lua_State *L) {
   return mt_lua_fail(L, err, name_of(t));
 }
 
-/* take_retry() -> may something of this tenant run again? */
+/* take_retry(code or nil) -> may what has failed with it run again? */
 static int take_retry(lua_State *L) {
-  lua_pushboolean(L, mt_tenant_take_retry(check_tenant(L)));
+  mt_tenant *t = check_tenant(L);
+  const char *code = luaL_optstring(L, 2, NULL);
+  bool may = mt_tenant_take_retry(t);
+  if (may) mt_tenant_note_retry(t, code ? mt_code_from_name(code) : 0);
+  lua_pushboolean(L, may);
   return 1;
 }
 

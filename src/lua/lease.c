@@ -74,6 +74,7 @@ static mt_op *submit(lua_State *L, mt_lease_ud *u, mt_req *req,
     mt_fail(err, mt_error_oom());
   else if (mt_lease_submit(u->lease, req, err) == MT_OK)
     return op;
+  mt_tenant_note_refused(u->tenant, req, (*err)->code);
   mt_op_drop(op);
   return NULL;
 }
@@ -318,6 +319,7 @@ static void on_stream_end(mt_req *req) {
     return;
   }
   u->stream_done = true;
+  mt_tenant_note_end(u->tenant, req, req->err);
   if (!u->fetch) return;
   wake_fetch(u, req->err ? mt_error_ref(req->err) : NULL);
 }
@@ -346,6 +348,7 @@ static int stream(lua_State *L) {
   req->on_rows = on_rows;
   req->data = u;
   if (mt_lease_submit(u->lease, req, &err) != MT_OK) {
+    mt_tenant_note_refused(u->tenant, req, err->code);
     mt_req_free(req);
     return mt_lua_fail(L, err, name_of(u));
   }
@@ -363,6 +366,7 @@ static void let_stream_go(mt_lease_ud *u) {
     mt_req_free(req);
     return;
   }
+  mt_tenant_note_end(u->tenant, req, NULL);
   req->detached = true;
   req->data = NULL;
 }

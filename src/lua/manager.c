@@ -418,4 +418,5 @@ void mt_lua_manager_register(lua_State *L) {
   static const luaL_Reg meta[] = {{"__gc", manager_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_MANAGER, methods, meta);
   mt_lua_add_methods(L, MT_LUA_MANAGER, mt_lua_health_methods);
+  mt_lua_add_methods(L, MT_LUA_MANAGER, mt_lua_metrics_methods);
 }

@@ -461,6 +461,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_lazy_register(L);
   mt_lua_watch_register(L);
   mt_lua_folder_register(L);
+  mt_lua_metrics_register(L);
   mt_lua_pump_register(L);
   mt_lua_sandbox_register(L);
   lua_newtable(L);

@@ -148,6 +148,7 @@ struct mt_rt {
 #define MT_LUA_WATCH MT_LUA_NAME("watch")
 #define MT_LUA_FOLDER MT_LUA_NAME("folder")
 #define MT_LUA_SANDBOX MT_LUA_NAME("sandbox")
+#define MT_LUA_TALLIES MT_LUA_NAME("tallies")
 
 /* module.c */
 mt_rt *mt_lua_rt(lua_State *L);
@@ -263,6 +264,8 @@ void mt_lua_listen_cancel(mt_op *op);
 
 /* health.c */
 extern const luaL_Reg mt_lua_health_methods[];
+extern const luaL_Reg mt_lua_metrics_methods[]; /* metrics.c */
+void mt_lua_metrics_register(lua_State *L);
 /* What a breaker state is called. */
 const char *mt_lua_state_name(mt_breaker_state state);
 /* The manager at index 1. */

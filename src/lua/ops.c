@@ -234,9 +234,11 @@ static int l_cancel(lua_State *L) {
     case MT_OP_ACQUIRE:
     case MT_OP_ROUTE:
       cancel_acquire(op);
+      mt_tenant_note_failed(op->tenant, code);
       break;
     case MT_OP_FETCH:
       op->lease_ud->fetch = NULL;
+      mt_tenant_note_failed(op->tenant, code);
       break;
     case MT_OP_PING:
       if (op->ping) mt_ping_cancel(op->ping);

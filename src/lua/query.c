@@ -174,7 +174,9 @@ static void on_finish(mt_req *req) {
     return;
   }
   req->err = NULL;
-  mt_op_finish(op, err ? explain(op, err) : NULL);
+  if (err) err = explain(op, err);
+  mt_tenant_note_end(op->tenant, req, err);
+  mt_op_finish(op, err);
 }
 
 /* ---- deadlines and cancel ----------------------------------------------------------------- */
@@ -190,6 +192,7 @@ static mt_error *stopped(const mt_op *op, int code, bool ambiguous) {
     e->ambiguous = ambiguous;
     mt_error_set_statement(e, mt_req_sql(op->req));
   }
+  mt_tenant_note_end(op->tenant, op->req, e);
   return e;
 }
 

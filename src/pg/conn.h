@@ -12,6 +12,7 @@
 #ifndef MT_PG_CONN_H
 #define MT_PG_CONN_H
 
+#include "base/metrics.h"
 #include "pg/cancel.h"
 #include "pg/endpoint.h"
 #include "pg/request.h"
@@ -51,6 +52,7 @@ typedef struct mt_conn_options {
   int cache_statements;
   bool pooled; /* behind a pooler in transaction mode: nothing is set on the
                   session, nothing is prepared, one unit at a time */
+  mt_traffic *traffic; /* counts there, if not NULL; outlives it */
 } mt_conn_options;
 
 struct mt_conn {
@@ -80,6 +82,7 @@ struct mt_conn {
   int corked;              /* ... of them, held back in the kernel */
   bool retire;             /* take no more requests */
   bool resetting;          /* see reset.h */
+  uint32_t last_scope;     /* id; that of the unit sent last */
   unsigned scope_families; /* forms of the scope statement that have names */
   bool same_named;         /* MT_SAME_SQL has one */
   bool settings_named;     /* MT_SETTINGS_SQL has one */

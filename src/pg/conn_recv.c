@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "pg/conn_priv.h"
 #include "pg/reset.h"
+#include "pg/result.h"
 
 enum { MAX_STREAM_ROWS = 512 };
 
@@ -166,6 +167,13 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
 
 /* ---- receive ---------------------------------------------------------------- */
 
+/* Values that a user's statement has given. */
+static void count_bytes(mt_req *req, const PGresult *res) {
+  if (req->sql)
+    req->bytes_received +=
+        mt_result_payload((const mt_result *)(const void *)res);
+}
+
 static void add_row(mt_req *req, PGresult *res) {
   if (req->err) {
     PQclear(res);
@@ -183,6 +191,7 @@ static void add_row(mt_req *req, PGresult *res) {
     req->caprows = cap;
   }
   req->rows[req->nrows++] = res;
+  count_bytes(req, res);
 }
 
 static void check_commit(mt_req *req) {
@@ -210,6 +219,8 @@ static void measure(mt_conn *c, mt_req *req) {
   double start = c->answered_at > arrived ? c->answered_at : arrived;
   double took = c->heard_at - req->sent_at;
   req->behind_ms = start - arrived;
+  req->took_ms = c->progress_at - req->sent_at; /* as its caller sees it */
+  req->timed = true;
   if (c->answered_at <= req->sent_at && c->heard_at >= c->progress_at &&
       took < c->rtt_ms)
     c->rtt_ms = took; /* it was alone, and nothing but it took time */
@@ -251,6 +262,7 @@ static void user_result(mt_conn *c, mt_req *req, PGresult *res) {
   }
   if (req->result) PQclear(req->result);
   req->result = res;
+  if (c->opt.traffic) count_bytes(req, res);
 }
 
 /* All of it at once: libpq keeps what the socket does not take. False: it is
@@ -264,6 +276,7 @@ static bool send_copy(mt_conn *c, mt_req *req) {
   if (n > INT_MAX || PQputCopyData(c->pg, data, (int)n) < 0) return false;
   if (PQputCopyEnd(c->pg, NULL) < 0) return false;
   c->blocked = PQflush(c->pg) > 0;
+  req->bytes_sent += n;
   return true;
 }
 

@@ -193,10 +193,32 @@ void mt__conn_deallocate(mt_conn *c, uint32_t name) {
   mt_conn_submit(c, req);
 }
 
+/* What is the user's of what is sent: texts and parameters. */
+static void count_sent(mt_req *req, bool text) {
+  if (!req->sql) return;
+  req->bytes_sent += req->param_bytes + (text ? req->sql->len : 0);
+}
+
 static bool send_unnamed(mt_conn *c, mt_req *req) {
+  count_sent(req, true);
   return add_step(req, MT_STEP_USER,
                   PQsendQueryParams(c->pg, mt_req_sql(req), req->nparams, NULL,
                                     req->params, NULL, NULL, 0));
+}
+
+static void count_use(mt_conn *c, mt_stmt_use use, bool evicted) {
+  mt_traffic *t = c->opt.traffic;
+  if (!t) return;
+  t->cache_hits += use == MT_STMT_READY;
+  t->cache_misses += use != MT_STMT_READY;
+  t->cache_evictions += evicted;
+}
+
+static void count_scope(mt_conn *c, const mt_req *req) {
+  mt_traffic *t = c->opt.traffic;
+  if (!t || !req->scope || req->scope->id == c->last_scope) return;
+  t->scope_switches++;
+  c->last_scope = req->scope->id;
 }
 
 static bool send_user(mt_conn *c, mt_req *req, uint32_t *evicted) {
@@ -207,8 +229,10 @@ static bool send_user(mt_conn *c, mt_req *req, uint32_t *evicted) {
     return send_unnamed(c, req);
   req->stmt_key = mt_stmt_key(req->scope->id, req->sql->id);
   use = mt_stmt_cache_use(&c->stmts, req->stmt_key, &name, evicted);
+  count_use(c, use, *evicted != 0);
   if (use == MT_STMT_UNNAMED) return send_unnamed(c, req);
   req->named = true;
+  count_sent(req, use == MT_STMT_PREPARE);
   if (use == MT_STMT_PREPARE &&
       !add_step(req, MT_STEP_PREPARE,
                 PQsendPrepare(c->pg, name, req->sql->text, 0, NULL)))
@@ -231,6 +255,7 @@ static bool send_unit(mt_conn *c, mt_req *req, uint32_t *evicted) {
 static bool send_simple(mt_conn *c, mt_req *req) {
   if (!PQexitPipelineMode(c->pg)) return false;
   c->simple = true;
+  if (req->sql) req->bytes_sent += req->sql->len;
   return add_step(req, MT_STEP_USER, PQsendQuery(c->pg, mt_req_sql(req)));
 }
 
@@ -242,6 +267,7 @@ static void send_req(mt_conn *c, mt_req *req) {
   req->step = req->nsteps = 0;
   mt_list_push(&c->inflight, &req->node);
   c->requests++;
+  count_scope(c, req);
   mt__cork_before(c);
   ok = req->flags & MT_REQ_SIMPLE ? send_simple(c, req)
                                   : send_unit(c, req, &evicted);

@@ -31,8 +31,11 @@ int mt_req_set_params(mt_req *req, int n, const char *const *values,
   char *at;
   int i;
   if (n == 0) return MT_OK;
-  for (i = 0; i < n; i++)
-    if (values[i]) size += lens[i] + 1;
+  for (i = 0; i < n; i++) {
+    if (!values[i]) continue;
+    size += lens[i] + 1;
+    req->param_bytes += lens[i];
+  }
   req->params = mt_malloc(size);
   if (!req->params) return MT_E_OUT_OF_MEMORY;
   req->nparams = n;
@@ -86,6 +89,7 @@ void mt_req_reset(mt_req *req) {
   req->state = MT_REQ_NEW;
   req->step = req->nsteps = 0;
   req->copied = req->completed = 0;
+  req->timed = false;
   req->not_run = req->dirty = req->rerun = req->named = req->answered = false;
   req->resent++;
 }

@@ -73,6 +73,12 @@ typedef struct mt_req {
   double timeout_ms;   /* server-side bound for this statement; 0 none */
   double deadline;     /* absolute; 0 none */
   double queued_at, sent_at;
+  double asked_at; /* queued_at on the reactor's clock */
+  double wait_ms;  /* in the pool's queue, the last time; set when it is sent
+                      from there (`waited`) */
+  double took_ms;  /* from there to its answer; set with `timed` */
+  bool waited, timed;
+  size_t param_bytes, bytes_sent, bytes_received; /* texts and values */
   double behind_ms; /* how long it was held up by others before it on its
                        connection; set when it is answered */
   uint64_t stmt_key;

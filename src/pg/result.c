@@ -93,6 +93,14 @@ long long mt_result_affected(const mt_result *r) {
 
 void mt_result_clear(mt_result *r) { PQclear((PGresult *)(void *)r); }
 
+size_t mt_result_payload(const mt_result *r) {
+  int rows = PQntuples(pg(r)), columns = PQnfields(pg(r)), i, j;
+  size_t n = 0;
+  for (i = 0; i < rows; i++)
+    for (j = 0; j < columns; j++) n += (size_t)PQgetlength(pg(r), i, j);
+  return n;
+}
+
 size_t mt_result_bytes(const mt_result *r) {
   return r ? PQresultMemorySize(pg(r)) : 0;
 }

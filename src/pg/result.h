@@ -27,6 +27,8 @@ const char *mt_result_cell(const mt_result *r, int row, int column,
 /* Element type of an array type that is decoded, or 0. */
 unsigned mt_array_element(unsigned type);
 void mt_result_clear(mt_result *r);
+/* Bytes of its values, as texts. */
+size_t mt_result_payload(const mt_result *r);
 size_t mt_result_bytes(const mt_result *r);
 
 #endif

@@ -85,9 +85,16 @@ bool mt__breaker_allows(mt_server *s, mt_pool *p) {
   return false;
 }
 
+/* It is time for the next attempt, and nobody makes it: whoever comes does. */
+static bool is_due(const mt_server *s) {
+  const mt_node *n = s->pools.head;
+  if (s->connecting > 0 || !n) return false;
+  return mt_reactor_now(mt_container(n, mt_pool, node)->reactor) >= s->probe_at;
+}
+
 mt_error *mt__breaker_refusal(const mt_server *s) {
   mt_error *e;
-  bool fast = s->breaker.fail_fast && is_open(s) && s->live == 0;
+  bool fast = s->breaker.fail_fast && is_open(s) && s->live == 0 && !is_due(s);
   if (!s->isolated && !fast) return NULL;
   e = s->isolated
           ? mt_error_new(MT_E_BREAKER_OPEN, "server %s is isolated", s->name)
@@ -136,6 +143,7 @@ void mt__breaker_answered(mt_server *s, double now) {
   sample(s, now, false);
   if (s->ramp != RAMP_NONE) s->ramp = s->ramp * 2 < s->cap ? s->ramp * 2 : 0;
   recovered(s);
+  mt__breaker_note(s);
 }
 
 /* It answers, if only to this one, and to say no. */
@@ -150,6 +158,7 @@ void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
   if (answers(s, err) && !s->tripped) {
     if (p->stats.open == 0) mt__pool_fail_slowly(p, err);
     if (err->sqlstate[0]) recovered(s); /* the server itself has said so */
+    mt__breaker_note(s);
     return;
   }
   s->failures++;
@@ -157,6 +166,7 @@ void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err) {
   s->cause = mt_error_ref(err);
   s->ramp = s->live + 1;
   s->probe_at = now + delay_of(s, p);
+  mt__breaker_note(s);
   mt_timer_del(&s->probe_timer);
   tell_waiters(s, err);
 }
@@ -176,6 +186,7 @@ void mt_server_isolate(mt_server *s) {
   mt_node *n;
   mt_error *err;
   s->isolated = true;
+  mt__breaker_note(s);
   err = mt__breaker_refusal(s);
   for (n = s->pools.head; n; n = n->next) {
     mt_pool *p = mt_container(n, mt_pool, node);
@@ -190,6 +201,7 @@ void mt_server_close_breaker(mt_server *s) {
   s->isolated = false;
   s->ramp = RAMP_NONE;
   recovered(s);
+  mt__breaker_note(s);
   wake_sleepers(s); /* of those that it was isolated from */
   mt__server_wake(s);
 }

@@ -17,6 +17,7 @@ static void hold(mt_lease *l, mt_slot *s) {
   l->slot = s;
   l->state = MT_LEASE_HELD;
   s->pool->stats.leases++;
+  l->waited_ms = mt_reactor_now(s->pool->reactor) - l->asked_at;
 }
 
 /* Last in, first out: the others stay idle and may be closed. */
@@ -123,6 +124,7 @@ int mt_lease_acquire(mt_share *s,
   l->on_grant = on_grant;
   l->data = data;
   l->queued_at = mt__pool_clock(p);
+  l->asked_at = p->clock_at;
   mt_list_push(&s->leases, &l->node);
   *out = l;
   mt__share_wake(s);
@@ -207,6 +209,7 @@ void mt__lease_lost(mt_lease *l) {
   mt_slot *s = l->slot;
   l->slot = NULL;
   if (s) s->lease = NULL;
+  mt__count_lease_end(l->share->pool, MT_END_LOST);
   if (l->state == MT_LEASE_RELEASING) drop(l);
 }
 
@@ -238,6 +241,9 @@ static void go_idle(mt_lease *l, bool clean) {
   mt_pool *p = s->pool;
   bool again = clean && !p->closing && !s->retiring && !s->conn->retire;
   if (!clean) p->stats.tainted++;
+  mt__count_lease_end(p, !again         ? MT_END_CLOSED
+                         : l->resetting ? MT_END_RESET
+                                        : MT_END_CLEAN);
   s->idle_since = mt_reactor_now(p->reactor);
   drop(l);
   if (!again) mt__slot_close(s);

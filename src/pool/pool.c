@@ -136,6 +136,8 @@ static void give(mt_slot *s, mt_share *share, double now) {
   mt_list_remove(&share->reqs, &req->node);
   share->inflight++;
   req->sent_at = now;
+  req->wait_ms = now - req->asked_at;
+  req->waited = true;
   if (req->deadline > 0)
     req->timeout_ms = req->deadline - now > 1 ? req->deadline - now : 1;
   req->on_done = req_done;
@@ -238,6 +240,7 @@ static void req_done(mt_req *req) {
   if (req->behind_ms > 0) count_behind(p, req->behind_ms);
   mt__req_disposed(p, req);
   if (may_resend(p, req)) {
+    p->stats.resent++;
     requeue(share, req);
     mt__share_wake(share);
     return; /* on_progress or on_close dispatches */
@@ -284,6 +287,7 @@ int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
   req->owner = s;
   req->state = MT_REQ_WAITING;
   req->queued_at = mt__pool_clock(p);
+  req->asked_at = p->clock_at;
   req->seq = s->next_seq++;
   mt_list_push(&s->reqs, &req->node);
   mt__share_wake(s);
@@ -404,6 +408,7 @@ mt_pool *mt_pool_new(mt_reactor *r, mt_server *server, mt_endpoint *ep,
   p->server = server;
   p->endpoint = mt_endpoint_ref(ep);
   p->opt = *opt;
+  p->opt.conn.traffic = server->traffic;
   p->password = password;
   p->data = data;
   p->closed.cb = on_closed;
@@ -449,6 +454,7 @@ void mt_pool_close(mt_pool *p, double timeout_ms, void (*done)(void *data),
 void mt_pool_free(mt_pool *p) {
   if (!p) return;
   assert(p->slots.len == 0 && p->waiting.len == 0);
+  mt__count_gone(p);
   mt__maint_stop(p);
   mt_defer_del(&p->closed);
   mt_defer_del(&p->kick);
@@ -464,6 +470,7 @@ void mt_pool_set_options(mt_pool *p, const mt_pool_options *opt) {
               opt->rate.mode != p->opt.rate.mode;
   mt_node *n;
   p->opt = *opt;
+  p->opt.conn.traffic = p->server->traffic;
   p->expire_at = 0;
   if (rate) mt__rate_changed(p);
   for (n = p->waiting.head; n; n = n->next)

@@ -47,6 +47,7 @@ typedef struct mt_pool_stats {
                        because something unexpected had touched them */
   uint64_t queue_full, queue_timeouts, rate_limited;
   uint64_t retries, retries_refused; /* by the budget */
+  uint64_t resent;      /* requests that were not run, sent again elsewhere */
   uint64_t behind;      /* requests that others on their connection held up */
   double behind_ms;     /* ... for so long in sum */
   double behind_max_ms; /* ... and at most */
@@ -101,7 +102,8 @@ typedef struct mt_lease {
   bool resetting;
   bool rolled_back;
   mt_error *failed; /* in pool->failing_leases: what it will be told */
-  double queued_at;
+  double queued_at, asked_at; /* the pool's clock; the reactor's */
+  double waited_ms;           /* set when it is granted */
   /* Runs once, later: err NULL when it is held. With an error the lease is
    * gone when this returns. */
   void (*on_grant)(struct mt_lease *l, const mt_error *err);
@@ -130,6 +132,14 @@ bool mt_server_quiet(const mt_server *s);
 /* Another budget; 0 is "auto", from what it is now. What is open beyond it
  * goes when it is idle. */
 void mt_server_set_max(mt_server *s, int max);
+/* Counts from now on what happens there; false: no memory. The traffic is the
+ * server's. */
+bool mt_server_count(mt_server *s);
+mt_traffic *mt_server_traffic(const mt_server *s); /* NULL: not counted */
+mt_traffic *mt_pool_traffic(const mt_pool *p);
+void mt_pool_stats_add(mt_pool_stats *to, const mt_pool_stats *s);
+/* Over all of its pools, those included that are gone. */
+void mt_server_sum(const mt_server *s, mt_pool_stats *out);
 /* What is there now. Texts are the server's. */
 void mt_server_look(const mt_server *s, mt_server_view *v);
 int mt_server_open(const mt_server *s);

@@ -60,7 +60,10 @@ struct mt_server {
   mt_error *cause; /* of the last one */
   bool isolated;
   bool paused;
-  double probe_at; /* not before, while the breaker is open */
+  mt_traffic *traffic;    /* NULL: nothing is counted */
+  mt_breaker_state noted; /* the last one that was counted */
+  mt_pool_stats gone;     /* of pools that are */
+  double probe_at;        /* not before, while the breaker is open */
   mt_timer probe_timer;
   mt_list sleepers;
   mt_list pools; /* all */
@@ -78,7 +81,7 @@ struct mt_slot {
   const mt_share *alone_for; /* its share: its own pipeline may */
   double ahead_ms;           /* what those there may take, in sum */
   uint64_t salt;
-  double expires_at, idle_since;
+  double started_at, expires_at, idle_since;
   int touched;
   unsigned char bits[MT_TOUCHED_BITS / 8];
 };
@@ -237,5 +240,13 @@ mt_error *mt__breaker_refusal(const mt_server *s);
 void mt__breaker_failed(mt_server *s, mt_pool *p, const mt_error *err);
 void mt__breaker_answered(mt_server *s, double now);
 void mt__breaker_free(mt_server *s);
+/* Counts what state it has come to, if that is another one. */
+void mt__breaker_note(mt_server *s);
+
+/* counters.c */
+void mt__count_gone(mt_pool *p);
+void mt__count_connect(mt_slot *s, double now);
+void mt__count_connect_error(mt_pool *p, const mt_error *err);
+void mt__count_lease_end(mt_pool *p, mt_lease_end how);
 
 #endif

@@ -58,6 +58,7 @@ void mt_server_free(mt_server *s) {
   if (!s) return;
   assert(s->pools.len == 0 && s->open == 0);
   mt__breaker_free(s);
+  mt_free(s->traffic);
   mt_free(s->name);
   mt_free(s);
 }
@@ -139,6 +140,7 @@ bool mt__server_take(mt_server *s, mt_pool *p) {
   if (s->open < cap) {
     s->open++;
     s->connecting++;
+    mt__breaker_note(s);
     return true;
   }
   /* its place becomes free when it has closed; the pool is woken then */

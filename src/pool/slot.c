@@ -69,6 +69,7 @@ static void on_open(mt_conn *c) {
   mt__breaker_answered(p->server, now);
   p->epoch++;
   p->stats.opened++;
+  mt__count_connect(s, now);
   if (++p->stats.open > p->stats.peak) p->stats.peak = p->stats.open;
   if (p->closing) {
     mt__slot_close(s);
@@ -93,6 +94,7 @@ static void count_close(mt_slot *s, const mt_error *err) {
   mt__server_connected(p->server);
   if (!err) return;
   p->stats.connect_failures++;
+  mt__count_connect_error(p, err);
   p->next_connect_at = mt_reactor_now(p->reactor) + MT_RECONNECT_PAUSE_MS;
   if (err->code == MT_E_TOO_MANY_CONNECTIONS) mt__server_too_many(p->server);
 }
@@ -187,6 +189,7 @@ static bool open_one(mt_pool *p) {
   if (s) {
     s->pool = p;
     s->salt = mt_rand_next(&p->rand);
+    s->started_at = mt_reactor_now(p->reactor);
     s->conn =
         mt_conn_new(p->reactor, p->endpoint, &p->opt.conn, &conn_callbacks, s);
     if (s->conn) {

@@ -17,9 +17,44 @@ static bool fail(mt_run_options *o, const char *what, const char *arg) {
   return false;
 }
 
+/* "--name VALUE" or "--name=VALUE"? Then *value is the value, NULL if there is
+ * none, and *i its place. */
+static bool has_value(const mt_run_options *o, int *i, const char *name,
+                      const char **value) {
+  const char *arg = o->argv[*i];
+  size_t n = strlen(name);
+  if (strncmp(arg, name, n) != 0 || (arg[n] != '\0' && arg[n] != '='))
+    return false;
+  if (arg[n] == '=')
+    *value = arg[n + 1] ? arg + n + 1 : NULL;
+  else
+    *value = *i + 1 < o->argc ? o->argv[++*i] : NULL;
+  return true;
+}
+
+static bool parse_admin(mt_run_options *o, int *i, bool *ours) {
+  const char *arg = o->argv[*i], *value = NULL;
+  const struct {
+    const char *name, **to;
+  } options[] = {{"--admin", &o->admin},
+                 {"--admin-token-file", &o->admin_token_file},
+                 {"--admin-basic-file", &o->admin_basic_file},
+                 {"--admin-ready", &o->admin_ready}};
+  for (size_t k = 0; k < sizeof options / sizeof *options; k++) {
+    if (!has_value(o, i, options[k].name, &value)) continue;
+    *ours = true;
+    *options[k].to = value;
+    return value ? true : fail(o, "a value is missing after", arg);
+  }
+  return true;
+}
+
 /* Handles argv[*i]; may take the next argument as well. */
 static bool parse_one(mt_run_options *o, int *i) {
   const char *arg = o->argv[*i];
+  bool ours = false;
+  if (!parse_admin(o, i, &ours)) return false;
+  if (ours) return true;
   if (strcmp(arg, "--version") == 0) {
     o->version = true;
   } else if (strcmp(arg, "--help") == 0 || strcmp(arg, "-h") == 0) {
@@ -61,6 +96,11 @@ bool mt_run_options_init(mt_run_options *o, int argc, char **argv) {
     if (!parse_one(o, &i)) return false;
   }
   o->script = i < argc ? i : argc;
+  if (!o->admin &&
+      (o->admin_token_file || o->admin_basic_file || o->admin_ready)) {
+    snprintf(o->error, sizeof o->error, "--admin is missing");
+    return false;
+  }
   if (has_work(o)) return true;
   snprintf(o->error, sizeof o->error, "%s is missing",
            o->command ? "the command" : "the script");
@@ -79,6 +119,15 @@ void mt_run_options_help(const mt_run_options *o, FILE *out) {
       "  -i          then read lines from standard input and run each\n"
       "  --pg        start a private PostgreSQL for this run, thrown away at\n"
       "              its end; DATABASE_URL names it\n"
+      "  --admin ADDRESS\n"
+      "              serve /metrics, /health, /ready and /status.json there:\n"
+      "              127.0.0.1:9187, [::1]:9187, unix:/path; port 0 is any\n"
+      "  --admin-token-file FILE, --admin-basic-file FILE\n"
+      "              who may ask: a token, or user:password, in the first "
+      "line;\n"
+      "              or in MTENANT_ADMIN_TOKEN, MTENANT_ADMIN_BASIC\n"
+      "  --admin-ready all|any\n"
+      "              ready when all servers can serve (as by default), or any\n"
       "  --version   print the version\n"
       "  -h, --help  print this text\n"
       "  --          end the options\n"

@@ -15,10 +15,12 @@ typedef struct mt_run_options {
   char **argv;        /* borrowed from main */
   const char **evals; /* the codes of -e, in order */
   int nevals;
-  int script;       /* index of the script or command in argv; argc: none */
-  bool command;     /* called as `mtenant`: the script is a command's name */
-  bool interactive; /* -i */
-  bool pg;          /* --pg */
+  int script;        /* index of the script or command in argv; argc: none */
+  bool command;      /* called as `mtenant`: the script is a command's name */
+  bool interactive;  /* -i */
+  const char *admin; /* an address; NULL: no admin endpoint */
+  const char *admin_token_file, *admin_basic_file, *admin_ready;
+  bool pg; /* --pg */
   bool version, help;
   char error[256]; /* why parse returned false */
 } mt_run_options;

@@ -15,6 +15,7 @@
 int luaopen_mtenant_core(lua_State *L);
 int luaopen_mtenant_crypto(lua_State *L);
 int luaopen_mtenant_sqlfile(lua_State *L);
+int luaopen_mtenant_admin_core(lua_State *L);
 
 static void preload(lua_State *L, const char *name, lua_CFunction open) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_PRELOAD_TABLE);
@@ -99,6 +100,11 @@ static void set_strings(lua_State *L, const char *name, const char *const *list,
   lua_setfield(L, -2, name);
 }
 
+static void set_text(lua_State *L, const char *name, const char *value) {
+  lua_pushstring(L, value); /* NULL is nil */
+  lua_setfield(L, -2, name);
+}
+
 /* The options as runner.lua takes them. */
 static void push_options(lua_State *L, const mt_run_options *o, int exe_dir,
                          int source_dir) {
@@ -111,6 +117,10 @@ static void push_options(lua_State *L, const mt_run_options *o, int exe_dir,
   lua_setfield(L, -2, "interactive");
   lua_pushboolean(L, o->help);
   lua_setfield(L, -2, "help");
+  set_text(L, "admin", o->admin);
+  set_text(L, "admin_token_file", o->admin_token_file);
+  set_text(L, "admin_basic_file", o->admin_basic_file);
+  set_text(L, "admin_ready", o->admin_ready);
   set_strings(L, "argv", (const char *const *)o->argv, o->argc, 0);
   set_strings(L, "evals", o->evals, o->nevals, 1);
   if (o->script < o->argc) {
@@ -131,6 +141,7 @@ static int run(lua_State *L) {
   preload(L, "mtenant.core", luaopen_mtenant_core);
   preload(L, "mtenant.sqlfile", luaopen_mtenant_sqlfile);
   preload(L, "mtenant.crypto", luaopen_mtenant_crypto);
+  preload(L, "mtenant.admin_core", luaopen_mtenant_admin_core);
   preload(L, "mtenant.runner_host", mt_run_host_open);
   const char *exe = push_exe_dir(L);
   int exe_dir = lua_gettop(L);

@@ -169,6 +169,7 @@ static void failed(mt_attempts *f, const mt_error *err) {
     return;
   }
   f->delay_ms = delay;
+  mt_tenant_note_retry(t, err->code);
   if (!event(f, "connection_retry", err)) return;
   f->timer.cb = on_delay;
   mt_timer_set(m->reactor, &f->timer, delay);

@@ -42,6 +42,8 @@ static void set_defaults(mt_manager_config *c) {
                            .verify_schema = true,
                            .max_pools = 10000,
                            .pool_ttl_ms = 3600000,
+                           .metrics = true,
+                           .metrics_tenants = 50,
                            .search_path = path};
   mt_breaker_options_init(&c->breaker);
   mt_retry_budget_init(&c->retry_budget);
@@ -81,7 +83,7 @@ static int copy_config(mt_manager *m, const mt_manager_config *given,
   m->cfg.application_name = mt_strdup(c->application_name);
   m->sqls = mt_sql_table_new(MAX_SQL_TEXTS, MAX_SQL_BYTES);
   if (!m->cfg.application_name || !m->sqls ||
-      copy_path(m, c->search_path) != MT_OK)
+      copy_path(m, c->search_path) != MT_OK || mt__counts_init(m) != MT_OK)
     return mt_fail(err, mt_error_oom());
   m->cfg.search_path = (const char *const *)m->path;
   return mt_endpoint_parse(c->url ? c->url : "", &m->endpoint, err);
@@ -96,6 +98,7 @@ static void manager_fini(mt_manager *m) {
   mt_defer_del(&m->starter);
   mt_defer_del(&m->teller);
   mt__pools_free(m);
+  mt__counts_fini(m);
   mt_endpoint_unref(m->endpoint);
   mt_sql_table_free(m->sqls);
   for (p = m->path; p && *p; p++) mt_free(*p);
@@ -175,6 +178,7 @@ void mt__tenant_tell_evicted(mt_tenant *t, const char *schema,
                  .tenant_id = t->id,
                  .schema = schema,
                  .reason = reason};
+  mt__count_eviction(t->manager, reason);
   mt__manager_event(t->manager, &ev);
 }
 
@@ -461,34 +465,4 @@ void mt_manager_read_stats(const mt_manager *m, mt_stats *out, size_t size) {
                    .tenants = mt_manager_count(m)};
   memset(out, 0, size);
   memcpy(out, &all, size < sizeof all ? size : sizeof all);
-}
-
-void mt_manager_stats(const mt_manager *m, mt_pool_stats *out,
-                      int *server_connections) {
-  const mt_pool_entry *e;
-  memset(out, 0, sizeof *out);
-  *server_connections = 0;
-  for (e = m->pools; e; e = e->hh.next) {
-    const mt_pool_stats *s = mt_pool_get_stats(e->pool);
-    out->opened += s->opened;
-    out->lost += s->lost;
-    out->connect_failures += s->connect_failures;
-    out->retired += s->retired;
-    out->leases += s->leases;
-    out->requests += s->requests;
-    out->tainted += s->tainted;
-    out->resets += s->resets;
-    out->queue_full += s->queue_full;
-    out->queue_timeouts += s->queue_timeouts;
-    out->rate_limited += s->rate_limited;
-    out->retries += s->retries;
-    out->retries_refused += s->retries_refused;
-    out->behind += s->behind;
-    out->behind_ms += s->behind_ms;
-    if (s->behind_max_ms > out->behind_max_ms)
-      out->behind_max_ms = s->behind_max_ms;
-    out->open += s->open;
-    out->peak += s->peak;
-  }
-  *server_connections = out->open;
 }

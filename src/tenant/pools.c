@@ -22,6 +22,11 @@ static mt_server *server_for(mt_manager *m, const char *name) {
     mt_free(e);
     return NULL;
   }
+  if (m->counts && !mt_server_count(e->server)) {
+    mt_server_free(e->server);
+    mt_free(e);
+    return NULL;
+  }
   mt_server_set_breaker(e->server, &m->cfg.breaker);
   mt_server_set_retry_budget(e->server, &m->cfg.retry_budget);
 #undef uthash_nonfatal_oom

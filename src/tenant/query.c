@@ -10,6 +10,7 @@
 #include "tenant/tenant_priv.h"
 
 typedef struct query {
+  mt_tenant *tenant; /* the live entry */
   mt_query_fn done;
   void *data;
 } query;
@@ -28,6 +29,8 @@ static void explain(mt_req *req) {
 static void on_finish(mt_req *req) {
   query *q = req->data;
   explain(req);
+  mt_tenant_note_end(q->tenant, req, req->err);
+  mt_tenant_unref(q->tenant);
   q->done(q->data, req->err ? NULL : mt_req_result(req), req->err);
   mt_free(q);
   mt_req_free(req);
@@ -65,22 +68,27 @@ int mt_tenant_query(mt_tenant *t, const char *sql, int nparams,
                     const char *const *params, double timeout_ms,
                     mt_query_fn done, void *data, mt_error **err) {
   mt_error *why = NULL;
-  mt_tenant *now = mt_tenant_live(t, &why);
-  mt_req *req = now ? make(t->manager, sql, &why) : NULL;
-  query *q = req ? mt_malloc(sizeof *q) : NULL;
+  mt_req *req = NULL;
+  query *q = NULL;
   int rc;
+  t = mt_tenant_live(t, &why);
+  if (!t) return mt_fail(err, why);
+  req = make(t->manager, sql, &why);
+  if (req) q = mt_malloc(sizeof *q);
   if (!q || mt__req_params(req, nparams, params) != MT_OK) {
     if (!why) why = mt_error_oom();
     rc = mt_fail(err, why);
     goto fail;
   }
-  *q = (query){done, data};
+  *q = (query){mt_tenant_ref(t), done, data};
   req->timeout_ms =
       timeout_ms > 0 ? timeout_ms : t->manager->cfg.statement_timeout_ms;
   req->on_finish = on_finish;
   req->data = q;
-  rc = mt_tenant_submit(now, req, err);
+  rc = mt_tenant_submit(t, req, err);
   if (rc == MT_OK) return MT_OK;
+  mt_tenant_note_refused(t, req, rc);
+  mt_tenant_unref(t);
 fail:
   mt_free(q);
   mt_req_free(req);

@@ -108,6 +108,7 @@ static mt_tenant *make(mt_tenant *t, const char *url, mt_error **err) {
     mt__route_share(r, t->share.max, t->share.max_waiting);
     r->state = MT_TENANT_READY;
     r->registered = true;
+    mt__tenant_count_at(r, r->entry->pool);
     mt_list_push(&t->readers, &r->lru);
     return r;
   }

@@ -371,6 +371,7 @@ static void apply(mt_tenant *t, const mt_route *route,
     mt__route_share(t, o ? o->pool_max : 0, o ? o->max_waiting : 0);
     mt__route_limit(t, o);
     mt__route_forget_former(t, kept ? NULL : "route_changed");
+    mt__tenant_count_at(t, t->entry->pool);
     if (!kept) created(t);
   }
   mt__tenant_routed(t, err);
@@ -387,5 +388,6 @@ void mt__route_drop(mt_tenant *t) {
   t->scope = NULL;
   if (t->entry->dedicated) mt__pools_close_dedicated(t->entry);
   t->entry = NULL;
+  mt__tenant_count_at(t, NULL);
   t->state = MT_TENANT_NEW;
 }

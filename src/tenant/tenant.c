@@ -31,6 +31,7 @@ static void tenant_free(mt_tenant *t) {
   mt_manager *m = t->manager;
   mt_node_unlink(&t->lru);
   mt_node_unlink(&t->expiring);
+  mt__tenant_uncount(t);
   if (t->of) mt_tenant_unref(t->of);
   mt_free(t->reader_url);
   mt_free(t);
@@ -66,6 +67,7 @@ mt_tenant *mt__tenant_new(mt_manager *m, const char *id, bool shared) {
   t->fresh_until = t->stale_until = HUGE_VAL;
   memcpy(t->id, id, len);
   m->refs++;
+  mt__tenant_count(t);
   return t;
 }
 
@@ -198,6 +200,7 @@ const char *mt_tenant_id(const mt_tenant *t) {
 }
 
 static void acquire_end(mt_acquire *a, mt_lease *l, const mt_error *err) {
+  mt__count_lease(a->tenant, l, err);
   a->on_done(a, l, err);
   mt_free(a);
 }
@@ -228,7 +231,10 @@ int mt_tenant_acquire(mt_tenant *t,
   *out = a;
   rc = may_go_on(t) ? acquire_ready(a, err)
                     : wait_for_route(t, &t->acquires, &a->node, err);
-  if (rc != MT_OK) mt_free(a);
+  if (rc != MT_OK) {
+    mt_tenant_note_failed(t, rc);
+    mt_free(a);
+  }
   return rc;
 }
 

@@ -23,6 +23,7 @@ typedef enum mt_tenant_state {
 
 typedef struct mt_attempts mt_attempts; /* a flight's common part */
 typedef struct mt_resolution mt_resolution;
+typedef struct mt_ranked mt_ranked; /* one of the tenants that do most */
 
 typedef struct mt_pool_entry {
   UT_hash_handle hh;
@@ -71,6 +72,12 @@ struct mt_tenant {
   mt_list readers;  /* entries of its replicas, while it is registered */
   mt_tenant *of;    /* a reader's: whose it is, a reference */
   char *reader_url; /* a reader's: where it reads; "": where its tenant is */
+  mt_traffic *traffic; /* where it counts: its server's, or the manager's for
+                          what has no server yet; NULL: nowhere */
+  mt_tally *tally;     /* its own, or the one of all the others */
+  mt_ranked *ranked;   /* NULL: it is one of the others */
+  mt_node same_rank;   /* in ranked->tenants: of one id, old and new entries */
+  uint64_t use;        /* while it is one of the others */
   char id[];
 };
 
@@ -202,6 +209,50 @@ typedef struct mt_tenant_view {
 void mt_tenant_look(const mt_tenant *t, mt_tenant_view *v);
 /* Unsafe, for tests: pools made from now on reset nothing. */
 void mt_manager_keep_sessions(mt_manager *m);
+/* metrics.c: what is counted. A statement has ended for whoever asked for it,
+ * whatever becomes of the request; each is told once. err NULL: well. */
+void mt_tenant_note_end(mt_tenant *t, const mt_req *req, const mt_error *err);
+/* The same for one that was not even let in. */
+void mt_tenant_note_refused(mt_tenant *t, const mt_req *req, int code);
+/* Somebody was told that he gets no lease, or no more of a stream. */
+void mt_tenant_note_failed(mt_tenant *t, int code);
+/* Something runs again that has failed with that code. */
+void mt_tenant_note_retry(mt_tenant *t, int code);
+
+typedef enum mt_eviction {
+  MT_EVICTED_LRU,
+  MT_EVICTED_TTL,
+  MT_EVICTED_MANUAL,
+  MT_EVICTED_ERROR,
+  MT_EVICTED_SCHEMA_CHANGED,
+  MT_EVICTED_OTHER, /* by the host, for its own reasons */
+  MT_EVICTIONS
+} mt_eviction;
+const char *mt_eviction_name(mt_eviction e);
+const uint64_t *mt_manager_evictions(const mt_manager *m);
+
+typedef struct mt_server_counts {
+  mt_server_view view;
+  mt_pool_stats stats;
+  const mt_traffic *traffic; /* NULL: not counted */
+} mt_server_counts;
+void mt_manager_each_traffic(const mt_manager *m,
+                             void (*see)(void *data, const mt_server_counts *c),
+                             void *data);
+/* Of what had no server: unknown tenants, resolvers that failed. NULL: nothing
+ * is counted. */
+const mt_traffic *mt_manager_nowhere(const mt_manager *m);
+/* Those of the tenants that do most; then, with an id of NULL, all others; then
+ * the shared handle, with "". Sums over all are those over all servers. */
+void mt_manager_each_tally(const mt_manager *m,
+                           void (*see)(void *data, const char *id,
+                                       const mt_tally *tally),
+                           void *data);
+/* Sums over entries that are not among those. */
+void mt_manager_look_at_others(const mt_manager *m, mt_tenant_view *v,
+                               size_t *tenants);
+/* False: the shared handle has not been used. */
+bool mt_manager_look_at_shared(const mt_manager *m, mt_tenant_view *v);
 /* A random number in [0, 1) of the manager's generator. */
 double mt_manager_random(mt_manager *m);
 /* Sums over all pools. */

@@ -20,6 +20,14 @@ struct mt_resolution {
   mt_tenant *tenant; /* NULL: nobody waits for the answer any more */
 };
 
+struct mt_ranked {
+  UT_hash_handle hh;
+  mt_list tenants; /* entries of this id */
+  uint64_t use;
+  mt_tally tally;
+  char id[];
+};
+
 struct mt_manager {
   mt_reactor *reactor;
   mt_manager_config cfg; /* strings are ours */
@@ -49,6 +57,8 @@ struct mt_manager {
   mt_list listeners;
   mt_disposal *disposals;
   mt_disposal first_disposal; /* needs no memory */
+  uint64_t evictions[MT_EVICTIONS];
+  struct mt_counts *counts; /* NULL: nothing is counted */
   mt_defer disposed_defer;
 };
 
@@ -160,6 +170,25 @@ mt_error *mt__disposed_error(void);
 
 /* What a caller has set, the defaults of what he does not know. */
 void mt__config_read(mt_manager_config *to, const mt_manager_config *from);
+
+/* metrics.c */
+typedef struct mt_counts {
+  mt_traffic nowhere;
+  mt_tally others, shared;
+  mt_ranked *ranked; /* by id */
+  int n;
+  uint64_t least; /* use of the least of them, or less */
+} mt_counts;
+int mt__counts_init(mt_manager *m);
+void mt__counts_fini(mt_manager *m);
+void mt__count_eviction(mt_manager *m, const char *reason);
+/* It is new, and counts nowhere in particular. */
+void mt__tenant_count(mt_tenant *t);
+/* It has a route: it counts there, and is ranked. */
+void mt__tenant_count_at(mt_tenant *t, mt_pool *pool);
+void mt__tenant_uncount(mt_tenant *t); /* its memory goes */
+/* It was granted, or err says why not. */
+void mt__count_lease(mt_tenant *t, const mt_lease *l, const mt_error *err);
 
 /* Texts ended by NUL; NULL is SQL NULL. */
 int mt__req_params(mt_req *req, int n, const char *const *params);

@@ -33,6 +33,7 @@ struct mt_tx {
 typedef struct statement {
   mt_node node;
   mt_tx *tx;
+  mt_tenant *tenant; /* a reference */
   mt_timer timer;
   bool timed_out;
   mt_query_fn done;
@@ -138,6 +139,8 @@ static void on_answer(mt_req *req) {
   mt_node_unlink(&st->node);
   mt_timer_del(&st->timer);
   if (st->timed_out) explain(req);
+  mt_tenant_note_end(st->tenant, req, req->err);
+  mt_tenant_unref(st->tenant);
   st->done(st->data, req->err ? NULL : mt_req_result(req), req->err);
   mt_free(st);
   mt_req_free(req);
@@ -218,6 +221,7 @@ int mt_tx_query(mt_tx *tx, const char *sql, int nparams,
     return mt_fail(err, mt_error_oom());
   }
   st->tx = tx;
+  st->tenant = mt_tenant_ref(tx->tenant);
   st->done = done;
   st->data = data;
   st->timer.cb = on_timeout;
@@ -228,6 +232,8 @@ int mt_tx_query(mt_tx *tx, const char *sql, int nparams,
   rc = mt_lease_submit(tx->lease, req, err);
   if (rc != MT_OK) {
     mt_list_remove(&tx->statements, &st->node);
+    mt_tenant_note_refused(st->tenant, req, rc);
+    mt_tenant_unref(st->tenant);
     mt_free(st);
     mt_req_free(req);
     return rc;
@@ -248,6 +254,7 @@ static void tell(mt_tx *tx, const mt_error *err) {
 
 static void on_committed(mt_req *req) {
   mt_tx *tx = req->data;
+  mt_tenant_note_end(tx->tenant, req, req->err);
   tell(tx, req->err);
   mt_req_free(req);
 }

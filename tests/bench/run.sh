@@ -127,6 +127,8 @@ plan_W2() {
   program "raw c4" "$n" "$check" "$work/bin/w2" --n="$n"
   program "mtenant c4" "$n" "$check" \
     "$lua_bin" "$bench_dir/lua/w2.lua" --n="$n" --conns=4
+  program "mtenant c4 uncounted" "$n" "$check" \
+    "$lua_bin" "$bench_dir/lua/w2.lua" --n="$n" --conns=4 --metrics=0
 }
 
 plan_W3() {

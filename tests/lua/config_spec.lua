@@ -93,6 +93,7 @@ describe("defaults", function()
         enabled = false, log_queries = true, log_pool_events = true,
         slow_query_threshold_ms = 1000,
       },
+      metrics = { enabled = true, tenants = 50, prefix = "mtenant" },
       id_pattern = "^[%w_.@:-]+$",
     }, define(with()))
   end)

@@ -76,6 +76,9 @@ local function each_kind(t, see)
     end)
     manager:dispose()
   end)
+  local endpoint = assert(require("mtenant.admin").start { address = ":0" })
+  see("endpoint:", methods_of(endpoint))
+  endpoint:close()
   see("clock:", methods_of(testing.run(function(clock) return clock end)))
   see("operation:", methods_of(testing.operation {}))
   see("outage:", methods_of(testing.outage()))
@@ -89,6 +92,8 @@ local function check_api(t, page)
   check_names(t, page, names, "mtenant.errors.", mtenant.errors)
   check_names(t, page, names, "throwaway.", require "mtenant.throwaway")
   check_names(t, page, names, "testing.", testing)
+  check_names(t, page, names, "prometheus.", require "mtenant.prometheus")
+  check_names(t, page, names, "admin.", require "mtenant.admin")
   each_kind(t, function(prefix, methods)
     t.check(next(methods), page.name, "%s has no methods", prefix)
     check_names(t, page, names, prefix, methods)
@@ -125,7 +130,7 @@ local function valid_config()
     connection = { url = "postgresql://", pool = {}, retry = {} },
     isolation = { schema_name_template = function() end },
     rate_limit = {}, breaker = {}, retry_budget = {}, hooks = {}, debug = {},
-    routing = {},
+    routing = {}, metrics = {},
   }
 end
 
@@ -336,6 +341,12 @@ local function check_header(t, page)
 end
 
 
+local function check_series(t, page)
+  local problem = require("scripts.dev.observability").problem(t.read(page.name))
+  t.check(not problem, page.name, "%s", problem)
+end
+
+
 --- The pages that are compared, and how. `t` has `check`, `run`, `read`,
 --- `write` and the paths of docs.lua.
 M.pages = {
@@ -344,6 +355,7 @@ M.pages = {
   ["docs/troubleshooting.md"] = check_codes,
   ["docs/retry.md"] = check_classification,
   ["docs/embedding.md"] = check_header,
+  ["docs/observability.md"] = check_series,
 }
 
 

@@ -49,6 +49,28 @@ local POLICY = { "--policy", "instead of the configuration's policy or resolve",
 local SERVERS = { "--servers", "names that stand for servers, in the place of "
                   .. "the configuration's", value = "NAME,NAME", kind = "list" }
 
+local ENDPOINT = {
+  title = "Process",
+  { "--admin", "the admin endpoint to ask: http://HOST:PORT, HOST:PORT or "
+    .. "unix:PATH; else $MTENANT_ADMIN, else 127.0.0.1:9187", value = "ADDRESS" },
+  { "--token-file", "whose first line is the token; else $MTENANT_ADMIN_TOKEN",
+    value = "FILE" },
+  { "--basic-file", "whose first line is user:password; else "
+    .. "$MTENANT_ADMIN_BASIC", value = "FILE" },
+  { "--timeout", "to wait for the answer", value = "MS", kind = "integer",
+    min = 1, target = "timeout_ms" },
+}
+
+local WATCH = { "--watch", "again every so many seconds, until it is stopped",
+                value = "S", kind = "integer", min = 1 }
+local ASKED_OUTPUT = {
+  title = "Output",
+  { "--json", "what the endpoint says, as it is" },
+  { "-q --quiet", "only what went wrong" },
+  NO_COLOR,
+  HELP,
+}
+
 local LIMITS = {
   title = "Limits and checks",
   { "--lock-timeout", "of each migration's statements for a lock", value = "MS",
@@ -244,6 +266,33 @@ return {
     },
     example = "mtenant policy check policy.lua\n"
       .. "mtenant policy simulate new.lua --against old.lua --tenants ids.txt",
+  },
+  {
+    name = "health",
+    text = "Asks a running process whether its servers answer.",
+    groups = {
+      ENDPOINT,
+      group("Health",
+        { "--ready", "whether it can serve now, by its rule" }, WATCH),
+      ASKED_OUTPUT,
+    },
+    example = "mtenant health\nmtenant health --admin db1.internal:9187 "
+      .. "--token-file token --ready",
+  },
+  {
+    name = "metrics",
+    text = "Shows what a running process does: its servers and its tenants.",
+    groups = {
+      ENDPOINT,
+      group("Metrics",
+        { "--prometheus", "the text that Prometheus scrapes" },
+        { "--openmetrics", "the same, in OpenMetrics' format" }, WATCH),
+      ASKED_OUTPUT,
+    },
+    exclusive = { { "--prometheus", "--openmetrics" }, { "--prometheus", "--json" },
+                  { "--openmetrics", "--json" } },
+    example = "mtenant metrics --watch 2\n"
+      .. "mtenant metrics --admin unix:/run/app/admin.sock --json",
   },
   {
     name = "completion",

@@ -28,8 +28,9 @@ local M = {}
 
 --- Ends the command: one line, exit status 1. Does not return.
 ---@param text string
-function run_methods:fail(text) -- luacheck: no self
-  error(setmetatable({ status = FAILED, text = text }, STOP), 0)
+---@param status? integer  another one
+function run_methods:fail(text, status) -- luacheck: no self
+  error(setmetatable({ status = status or FAILED, text = text }, STOP), 0)
 end
 
 

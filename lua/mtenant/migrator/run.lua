@@ -6,6 +6,7 @@ local errors = require "mtenant.errors"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
 local results = require "mtenant.migrator.results"
+local underway = require "mtenant.migrator.underway"
 local workers = require "mtenant.migrator.workers"
 
 
@@ -76,6 +77,7 @@ end
 
 function Run:finish(unit, result)
   self.by_unit[unit] = result
+  self.underway:count(result.success)
   self:progress(unit.id, result.success and "completed" or "failed", nil, result)
   if not result.success and self:abort_after(unit.id, result.error) then
     self.aborted = true
@@ -179,21 +181,8 @@ local function summary(run, units, started, stop)
 end
 
 
---- Does something with every unit that wants it; the others are done.
----@param self mtenant.Migrator
----@param units mtenant.migrator.Unit[]
----@param o table  options of the run
----@param spec table  select(unit) -> list, or nil and an error; action(session,
---- unit), prepare(queue), kind (nil: no hooks), exclusive, list_name
----@return table|nil results
----@return mtenant.error|nil err
-function M.execute(self, units, o, spec)
-  local started = spec.started or core.now_ms()
-  local run = setmetatable({
-    o = o, by_unit = {}, action = spec.action, exclusive = spec.exclusive,
-    hooks = spec.kind and hooks_of(self, spec.kind) or {},
-    list_name = spec.list_name or "applied_migrations",
-  }, Run)
+-- What `execute` does, with a run that is known to be under way.
+local function execute(self, run, units, o, spec)
   for _, unit in ipairs(units) do
     unit.alone = run.hooks.before_migration ~= nil
       or run.hooks.after_migration ~= nil
@@ -228,9 +217,32 @@ function M.execute(self, units, o, spec)
     local _, stop = workers.run(run.crew)
     err = stop
   end
-  local out = summary(run, units, started, err)
+  local out = summary(run, units, run.started, err)
   if err then out.cancelled, out.error = true, err end
   return out
+end
+
+
+--- Does something with every unit that wants it; the others are done.
+---@param self mtenant.Migrator
+---@param units mtenant.migrator.Unit[]
+---@param o table  options of the run
+---@param spec table  select(unit) -> list, or nil and an error; action(session,
+--- unit), prepare(queue), kind (nil: no hooks), exclusive, list_name
+---@return table|nil results
+---@return mtenant.error|nil err
+function M.execute(self, units, o, spec)
+  local started = spec.started or core.now_ms()
+  local run = setmetatable({
+    started = started, underway = underway.begin(#units, spec.kind),
+    o = o, by_unit = {}, action = spec.action, exclusive = spec.exclusive,
+    hooks = spec.kind and hooks_of(self, spec.kind) or {},
+    list_name = spec.list_name or "applied_migrations",
+  }, Run)
+  local ok, out, err = pcall(execute, self, run, units, o, spec)
+  run.underway:finish()
+  if not ok then error(out, 0) end
+  return out, err
 end
 
 

@@ -95,7 +95,7 @@ function M.help(opts)
   for _, name in ipairs(names) do
     width = math.max(width, #name)
   end
-  print("usage: mtenant [--pg] [--version] [--help] <command> [args]")
+  print("usage: mtenant [--pg] [--admin ADDRESS] [--version] [--help] <command> [args]")
   print(#names > 0 and "\nCommands:" or "\nNo commands were found.")
   for _, name in ipairs(names) do
     local text = summary(paths[name], name)

@@ -101,8 +101,8 @@ end
 
 
 --- A manager of the benchmark's server. `pool` and `isolation` are optional
--- and complete the settings.
-function M.manager(max_connections, pool, isolation)
+-- and complete the settings; metrics false: nothing is counted.
+function M.manager(max_connections, pool, isolation, metrics)
   local settings = {
     strategy = "schema",
     schema_name_template = function(id) return "tenant_" .. id end,
@@ -115,6 +115,7 @@ function M.manager(max_connections, pool, isolation)
       pool = pool,
     },
     isolation = settings,
+    metrics = metrics,
   })
 end
 

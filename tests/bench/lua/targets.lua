@@ -65,6 +65,8 @@ local TARGETS = {
   target("W2 p99 / raw, the better raw one", "<=", 1.5, harder(math.max,
     ratio_figure("W2", "mtenant c4", "raw c4 affinity", "p99_us"),
     ratio_figure("W2", "mtenant c4", "raw c4", "p99_us"))),
+  target("W2 client CPU with metrics / without", "<=", 1.03,
+    ratio_figure("W2", "mtenant c4", "mtenant c4 uncounted", "cpu_us")),
   target("W2 server connections", "<=", 20,
     own_figure(largest, "W2", "mtenant c4", "peak_conns")),
   target("W2 peak RSS, MiB", "<=", 24,

@@ -3,6 +3,7 @@
 --   --n=100000 --warm=2000 --workers=64 --conns=4 --tenants=100 --verify
 --   --handles  keep one handle per tenant; else get_db before each query, as
 --              a request handler does
+--   --metrics=0  count nothing
 
 local bench = require "bench"
 local mtenant = bench.mtenant()
@@ -17,6 +18,7 @@ local options = bench.options {
   tenants = 100,
   verify = 0,
   handles = 0,
+  metrics = 1,
 }
 local verify = options.verify == 1
 local draw, now = bench.random_sequence(), bench.now
@@ -57,7 +59,7 @@ end
 
 
 local result = mtenant.run(function()
-  local manager = bench.manager(options.conns)
+  local manager = bench.manager(options.conns, nil, nil, options.metrics == 1)
   local get_db, latency = handle_source(manager), {}
   run(get_db, options.warm)
   bench.begin()

@@ -98,6 +98,25 @@ describe("a server that is down", function()
     assert.equal("closed", manager:breaker_state(err.server))
   end))
 
+  it("is tried by who comes when the time is there, also under fail_fast",
+     env.in_task(function()
+    local manager = env.manager({
+      breaker = { initial_delay_ms = 200, max_delay_ms = 200,
+                  fail_fast = true },
+      connection = { retry = { max_attempts = 1 } },
+    }, server)
+    server:stop("immediate")
+    local db = assert(manager:get_db("acme"))
+    local _, err = db:query("SELECT 1")
+    assert.is_not.equal("breaker_open", err.code)
+    _, err = db:query("SELECT 1")
+    assert.equal("breaker_open", err.code)
+    server:start()
+    mtenant.sleep(300)
+    assert.equal("1", env.must(db:value("SELECT '1'")))
+    assert.equal("closed", manager:breaker_state(err.server))
+  end))
+
   it("may be isolated by hand, and closed again", env.in_task(function()
     local manager = env.manager({}, server)
     local db = assert(manager:get_db_async("acme"))
