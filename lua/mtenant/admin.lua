@@ -94,7 +94,8 @@ end
 local function first_look(self)
   local until_ms = core.now_ms() + FIRST_LOOK_MS
   self:_tick()
-  while not self.probe:knows_all() and core.now_ms() < until_ms do
+  while not self.closed and not self.probe:knows_all()
+    and core.now_ms() < until_ms do
     if not task.sleep(STEP_MS) then return end
   end
 end

@@ -44,7 +44,7 @@ end
 function M.close_endpoint(endpoint)
   if not endpoint then return end
   endpoint:close()
-  mtenant.run(mtenant.sleep, 1)
+  mtenant.run(mtenant.sleep, 20)
 end
 
 
