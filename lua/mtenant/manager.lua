@@ -4,6 +4,7 @@
 -- connection.
 
 local config = require "mtenant.config"
+local context = require "mtenant.context"
 local control = require "mtenant.control"
 local core = require "mtenant.core"
 local database = require "mtenant.db"
@@ -11,9 +12,11 @@ local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
+local log = require "mtenant.log"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
 local task = require "mtenant.task"
+local tracing = require "mtenant.tracing"
 local warmup = require "mtenant.warmup"
 
 
@@ -34,8 +37,9 @@ local mt = { __name = "mtenant.manager", __index = methods }
 
 -- ---- hooks and events ------------------------------------------------------------
 
-local function warn(what, err)
-  io.stderr:write("[mtenant] error in ", what, ": ", errors.text_of(err), "\n")
+local function warn(self, what, err)
+  self._log:warn("error in " .. what .. ": " .. errors.text_of(err),
+                 { event = "callback_failed " .. what })
 end
 
 
@@ -43,7 +47,7 @@ local function call_hook(self, name, ...)
   local fn = self._config.hooks[name]
   if not fn then return end
   local ok, err = pcall(fn, ...)
-  if not ok then warn("hooks." .. name, err) end
+  if not ok then warn(self, "hooks." .. name, err) end
 end
 
 
@@ -70,11 +74,11 @@ local function on_retry(self, tenant_id, attempt, err, elapsed_ms, delay_ms)
     max_attempts = retry.max_attempts,
   })
   if not ok then
-    warn("on_retry", answer)
+    warn(self, "on_retry", answer)
     return nil
   end
   if type(answer) == "number" and not (answer >= 0 and answer < math.huge) then
-    warn("on_retry", "it returned a delay that is none: " .. answer)
+    warn(self, "on_retry", "it returned a delay that is none: " .. answer)
     return nil
   end
   return answer
@@ -84,7 +88,7 @@ end
 local function is_retryable(self, err)
   local ok, answer = pcall(self._config.connection.retry.is_retryable, err)
   if ok then return answer and true or false end
-  warn("is_retryable", answer)
+  warn(self, "is_retryable", answer)
   return err.retryable
 end
 
@@ -94,7 +98,7 @@ local function password(self)
   if type(value) ~= "function" then return value end
   local ok, text = pcall(value)
   if ok and type(text) == "string" then return text end
-  warn("connection.password",
+  warn(self, "connection.password",
        ok and "it returned a " .. type(text) .. ", not a string" or text)
   return nil
 end
@@ -151,9 +155,11 @@ local CALLBACKS = {
 
 local function query_observer(self, tenant_id)
   if not self._debug:wants("query") then return nil end
-  return function(sql, duration_ms, err)
+  local with_params = self._config.debug.log_parameters
+  return function(sql, duration_ms, err, ...)
     self._debug:event({ kind = "query", tenant_id = tenant_id, query = sql,
-                        duration_ms = duration_ms, error = err })
+                        duration_ms = duration_ms, error = err,
+                        params = with_params and task.pack(...) or nil })
   end
 end
 
@@ -164,6 +170,7 @@ local function handle_class(self)
   return {
     _m = self,
     _pooled = connection.pooler == "transaction",
+    _tag = tracing.tagger(self._config.tracing, context.latest),
     _timeout_ms = connection.statement_timeout_ms,
     _delay = function(attempt, previous)
       local retry = self._config.connection.retry
@@ -396,7 +403,8 @@ function M.create(cfg)
   local self = setmetatable({}, mt)
   self._config = config.define(cfg, { level = 3 })
   self._given = control.copy(cfg)
-  self._debug = debug_log.new(self._config.debug)
+  self._log = log.of(self._config.log)
+  self._debug = debug_log.new(self._config.debug, self._log)
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })
   self._recent, self._recent_at = {}, 0

@@ -445,8 +445,11 @@ static const luaL_Reg functions[] = {
     {NULL, NULL}};
 
 int luaopen_mtenant_core(lua_State *L) {
-  const luaL_Reg *const all[] = {functions, mt_lua_ops_functions,
-                                 mt_lua_loop_functions, mt_lua_pump_functions,
+  const luaL_Reg *const all[] = {functions,
+                                 mt_lua_ops_functions,
+                                 mt_lua_loop_functions,
+                                 mt_lua_pump_functions,
+                                 mt_lua_log_functions,
                                  mt_lua_virtual_functions};
   size_t i;
   if (!push_rt(L)) rt_new(L);
@@ -457,6 +460,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_lazy_register(L);
   mt_lua_watch_register(L);
   mt_lua_pump_register(L);
+  mt_lua_log_register(L);
   lua_newtable(L);
   for (i = 0; i < sizeof all / sizeof *all; i++) {
     push_rt(L);

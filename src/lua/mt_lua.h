@@ -50,6 +50,7 @@ typedef struct mt_lease_ud {
   mt_tenant *tenant; /* a reference, for the scope */
   mt_scope *scope;
   char *begin;    /* sent with the first statement */
+  char *comment;  /* goes behind each of the user's, owned; NULL: none */
   bool in_tx;     /* BEGIN was sent or will be */
   bool session;   /* scope is set on the session */
   bool scoped;    /* ... and was sent */
@@ -177,6 +178,10 @@ extern const luaL_Reg mt_lua_loop_functions[];
 /* pump.c */
 extern const luaL_Reg mt_lua_pump_functions[];
 void mt_lua_pump_register(lua_State *L);
+
+/* logfile.c */
+extern const luaL_Reg mt_lua_log_functions[];
+void mt_lua_log_register(lua_State *L);
 
 /* ops.c */
 mt_op *mt_op_new(lua_State *L, mt_op_kind kind);

@@ -179,9 +179,13 @@ void mt__conn_deallocate(mt_conn *c, uint32_t name) {
   mt_conn_submit(c, req);
 }
 
+static const char *sent_text(const mt_req *req) {
+  return req->commented ? req->commented : mt_req_sql(req);
+}
+
 static bool send_unnamed(mt_conn *c, mt_req *req) {
   return add_step(req, MT_STEP_USER,
-                  PQsendQueryParams(c->pg, mt_req_sql(req), req->nparams, NULL,
+                  PQsendQueryParams(c->pg, sent_text(req), req->nparams, NULL,
                                     req->params, NULL, NULL, 0));
 }
 
@@ -189,7 +193,8 @@ static bool send_user(mt_conn *c, mt_req *req, uint32_t *evicted) {
   const char *name;
   mt_stmt_use use;
   if (req->flags & MT_REQ_PING) return true;
-  if (!req->sql || !req->scope || req->flags & MT_REQ_UNNAMED || c->opt.pooled)
+  if (!req->sql || !req->scope || req->flags & MT_REQ_UNNAMED ||
+      req->commented || c->opt.pooled)
     return send_unnamed(c, req);
   req->stmt_key = mt_stmt_key(req->scope->id, req->sql->id);
   use = mt_stmt_cache_use(&c->stmts, req->stmt_key, &name, evicted);
@@ -217,7 +222,7 @@ static bool send_unit(mt_conn *c, mt_req *req, uint32_t *evicted) {
 static bool send_simple(mt_conn *c, mt_req *req) {
   if (!PQexitPipelineMode(c->pg)) return false;
   c->simple = true;
-  return add_step(req, MT_STEP_USER, PQsendQuery(c->pg, mt_req_sql(req)));
+  return add_step(req, MT_STEP_USER, PQsendQuery(c->pg, sent_text(req)));
 }
 
 static void send_req(mt_conn *c, mt_req *req) {

@@ -193,13 +193,25 @@ local function answer(status, body)
 end
 
 
+-- What came with the request; nginx has an id for one that brings none.
+local function headers()
+  local all = ngx.req.get_headers()
+  return {
+    traceparent = all["traceparent"], tracestate = all["tracestate"],
+    ["x-request-id"] = all["x-request-id"] or ngx.var.request_id,
+  }
+end
+
+
 --- Middleware for access_by_lua (or the start of content_by_lua): finds the
 -- request's tenant, and enters its context to the end of the request. Answers
 -- 400, 403, 500 or 503 with JSON where it can't.
 ---@param opts table  of mtenant.middleware; its functions get `ngx`
 ---@return fun()
 function M.middleware(opts)
-  local enter = require("mtenant.middleware").new(opts)
+  local with = { headers = headers }
+  for name, value in pairs(opts) do with[name] = value end
+  local enter = require("mtenant.middleware").new(with)
   return function()
     local ok, status, body = enter(ngx)
     if not ok then return answer(status, body) end
