@@ -400,6 +400,12 @@ static int classify(lua_State *L) {
   return 4;
 }
 
+/* libpq_version() -> 150008 for 15.8 */
+static int libpq_version(lua_State *L) {
+  lua_pushinteger(L, mt_pg_version());
+  return 1;
+}
+
 /* stats() -> what is alive, for leak checks */
 static int stats(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
@@ -438,6 +444,7 @@ static const luaL_Reg functions[] = {
     {"database_problem", database_problem},
     {"schema_problem", schema_problem},
     {"classify", classify},
+    {"libpq_version", libpq_version},
     {"stats", stats},
     {"manager", mt_lua_manager_new},
     {"check_route", mt_lua_check_route},

@@ -96,3 +96,5 @@ void mt_result_clear(mt_result *r) { PQclear((PGresult *)(void *)r); }
 size_t mt_result_bytes(const mt_result *r) {
   return r ? PQresultMemorySize(pg(r)) : 0;
 }
+
+int mt_pg_version(void) { return PQlibVersion(); }

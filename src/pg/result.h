@@ -28,5 +28,7 @@ const char *mt_result_cell(const mt_result *r, int row, int column,
 unsigned mt_array_element(unsigned type);
 void mt_result_clear(mt_result *r);
 size_t mt_result_bytes(const mt_result *r);
+/* Of the library that is linked: 150008 is 15.8. */
+int mt_pg_version(void);
 
 #endif

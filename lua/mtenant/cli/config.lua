@@ -28,8 +28,10 @@ local function exists(path)
 end
 
 
---- The nearest one, from this directory upwards.
-local function find()
+--- The nearest one, from this directory upwards; nil and a message.
+---@return string|nil path
+---@return string|nil message
+function M.find()
   local above = ""
   for _ = 1, LEVELS do
     if exists(above .. NAME) then
@@ -117,13 +119,14 @@ end
 
 --- Loads the file, with the command's options laid over it.
 ---@param opts table  config, url, migrations_folder, ...; folder_is = "shared":
---- migrations_folder is that of the shared schema
+--- migrations_folder is that of the shared schema; migrations_optional: the file
+--- need not have that table
 ---@return table|nil settings  { path, config, migrations }
 ---@return string|nil message
 function M.load(opts)
   local path, err = opts.config, nil
   if not path then
-    path, err = find()
+    path, err = M.find()
   end
   if not path then
     return nil, err
@@ -131,11 +134,14 @@ function M.load(opts)
   local value, dir = run_file(path)
   if not value then
     return nil, dir
-  elseif type(value.migrations) ~= "table" then
+  end
+  local migrations = value.migrations
+  if migrations == nil and opts.migrations_optional then migrations = {} end
+  if type(migrations) ~= "table" then
     return nil, path .. " has no table named migrations"
   end
   local settings = { path = path, config = copy(value),
-                     migrations = copy(value.migrations) }
+                     migrations = copy(migrations) }
   settings.config.migrations = nil
   place_folders(settings.migrations, dir)
   apply_options(settings, opts)
