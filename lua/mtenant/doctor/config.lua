@@ -50,7 +50,11 @@ function M.hosts(url)
   if rest then
     list = rest:gsub("[/?].*$", ""):gsub("^.*@", "")
     local named = rest:match("[?&]host=([^&]*)")
-    if named then list = named:gsub("%%2F", "/") end
+    if named then
+      list = named:gsub("%%(%x%x)", function(hex)
+        return string.char(tonumber(hex, 16))
+      end)
+    end
   else
     list = url:match("host%s*=%s*'?([^%s']+)") or ""
   end

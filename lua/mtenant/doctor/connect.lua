@@ -22,6 +22,11 @@ local ADVICE = {
     .. "connections of others",
 }
 
+local BY_SQLSTATE = {
+  ["3D000"] = "CREATE DATABASE, or the database's name in the url",
+  ["28000"] = "CREATE ROLE ... LOGIN, or the user's name in the url",
+}
+
 local M = {}
 
 
@@ -137,7 +142,8 @@ end
 local function failed(case, err)
   case:add("error", "connect", ("%s: %s"):format(err.code, err.message), {
     why = err.hint or "nothing of this server can be used",
-    fix = ADVICE[err.code] or err.hint,
+    fix = BY_SQLSTATE[err.sqlstate] or ADVICE[err.code]
+      or err.hint or "psql with the same url says the same; see the server's log",
   })
 end
 

@@ -23,7 +23,8 @@ local ROLES_SQL = [[
       AS refused,
     coalesce(NOT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE'), false)
       AS shut
-  FROM pg_catalog.unnest($1::text[], $2::text[]) AS w (role, schema)
+  FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]))
+    AS w (role, schema)
   LEFT JOIN pg_catalog.pg_roles r ON r.rolname::text = w.role
   LEFT JOIN pg_catalog.pg_namespace n ON n.nspname::text = w.schema
   WHERE r.oid IS NULL OR n.oid IS NOT NULL]]

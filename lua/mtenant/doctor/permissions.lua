@@ -89,7 +89,11 @@ function M.run(case, db)
   local before = #case.findings
   local isolation = case.cfg.isolation
   local with_roles = isolation.role_template ~= nil
-  local findings, err = roles_check.run(db, case.hello.login, {})
+  local common = { "mtenant" }
+  for i, name in ipairs(isolation.search_path) do
+    if i > 1 then common[#common + 1] = name end -- the first is the tenant's
+  end
+  local findings, err = roles_check.run(db, case.hello.login, common)
   if findings then
     add_all(case, findings, with_roles, isolation.strategy == "row")
   else

@@ -5,8 +5,10 @@ local config = require "mtenant.doctor.config"
 local M = {}
 
 
+-- The first one is set for this very statement.
 local SETTINGS_SQL = [[
-  SELECT pg_catalog.current_setting('statement_timeout') AS statement_timeout,
+  SELECT (SELECT reset_val FROM pg_catalog.pg_settings
+          WHERE name = 'statement_timeout') AS statement_timeout,
     pg_catalog.current_setting('idle_in_transaction_session_timeout') AS idle,
     pg_catalog.current_setting('client_connection_check_interval', true)
       AS check_interval,
