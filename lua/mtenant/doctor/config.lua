@@ -46,7 +46,8 @@ local LOCAL = { [""] = true, localhost = true, ["127.0.0.1"] = true,
 ---@return boolean  whether all of them are this machine
 function M.hosts(url)
   local rest = url:match("^postgres[ql]*://(.*)$")
-  local list, out, here = nil, {}, true
+  local list
+  local out, here = {}, true
   if rest then
     list = rest:gsub("[/?].*$", ""):gsub("^.*@", "")
     local named = rest:match("[?&]host=([^&]*)")

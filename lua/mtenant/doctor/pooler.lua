@@ -115,11 +115,10 @@ end
 
 -- The pooler as the configuration says: mode, and whether it is set up.
 local function check_pooled(case, url)
-  local manager, err = connect.manager(case, url, true)
+  local manager = connect.manager(case, url, true)
   if not manager then return end
   local db = manager:get_shared_db()
-  local mode
-  mode, err = mode_of(db, case.timeout_ms / 4)
+  local mode, err = mode_of(db, case.timeout_ms / 4)
   manager:dispose(1000)
   if is_statement_mode(err) then mode = "statement" end
   if mode then

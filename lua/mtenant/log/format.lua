@@ -52,7 +52,7 @@ local function cleaned(text, escape)
   local out, i = {}, 1
   while i <= #text do
     local b = byte(text, i)
-    local size, code = 1, nil
+    local size, code = 1
     if b >= 32 and b < 127 then
       local last = text:find("[^\32-\126]", i) or #text + 1
       out[#out + 1] = sub(text, i, last - 1)
