@@ -258,7 +258,8 @@ run_specs "fault matrix" release lua5.4 -name 'fault_matrix_*'
 run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
-  entries isolation schemas context luajit errors retry config schema testing)
+  entries isolation schemas context luajit errors retry config schema testing
+  log tracing debug)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \

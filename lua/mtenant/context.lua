@@ -174,7 +174,7 @@ function M.latest()
 end
 
 
-log.set_ids(M.latest)
+log._set_ids(M.latest)
 
 
 --- A tenant context over a manager; a program may have several.

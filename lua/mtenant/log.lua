@@ -33,7 +33,7 @@ local ids = no_ids
 
 --- Says where the ids of the tenant and the request come from (context.lua).
 ---@param fn fun(): table|nil  tenant_id, request_id, trace_id
-function M.set_ids(fn)
+function M._set_ids(fn)
   ids = fn
 end
 
@@ -236,7 +236,7 @@ end
 --- What `config.log` says: a log of its own, of options, or the default one.
 ---@param given table|nil
 ---@return mtenant.Log
-function M.of(given)
+function M._of(given)
   if given == nil then return M.default() end
   if getmetatable(given) == mt then return given end
   return M.new(given)
@@ -263,7 +263,7 @@ function M.set_default(logger)
   if type(logger) ~= "table" then
     errors.misuse(2, "set_default: a log or its options, got %s", type(logger))
   end
-  default = M.of(logger)
+  default = M._of(logger)
   return default
 end
 

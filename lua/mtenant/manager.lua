@@ -403,7 +403,7 @@ function M.create(cfg)
   local self = setmetatable({}, mt)
   self._config = config.define(cfg, { level = 3 })
   self._given = control.copy(cfg)
-  self._log = log.of(self._config.log)
+  self._log = log._of(self._config.log)
   self._debug = debug_log.new(self._config.debug, self._log)
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })

@@ -18,7 +18,7 @@ mtenant_test_packages=(
   lua5.4 lua-busted lua-check lua-cjson lua-argparse clang-format-14 valgrind pgbouncer
   clang libclang-rt-14-dev openssl
   libluajit2-5.1-dev nginx nginx-dev libnginx-mod-http-lua lua-resty-core
-  lua-cqueues lua-luv lua-http lua-socket wrk curl
+  lua-cqueues lua-luv lua-http lua-socket lua-logging wrk curl
 )
 
 mtenant_missing_packages() {

@@ -76,6 +76,8 @@ local function each_kind(t, see)
     manager:dispose()
   end)
   see("clock:", methods_of(testing.run(function(clock) return clock end)))
+  see("mtenant.log.", mtenant.log)
+  see("log:", methods_of(mtenant.log.default()))
   see("operation:", methods_of(testing.operation {}))
   see("outage:", methods_of(testing.outage()))
   see("shared:", methods_of(testing.shared {}))
@@ -124,6 +126,7 @@ local function valid_config()
     connection = { url = "postgresql://", pool = {}, retry = {} },
     isolation = { schema_name_template = function() end },
     rate_limit = {}, breaker = {}, retry_budget = {}, hooks = {}, debug = {},
+    tracing = {},
   }
 end
 
