@@ -253,6 +253,23 @@ typedef struct mt_route {
   const char *setting, *setting_value;
 } mt_route;
 
+/* Whose the connections of a tenant are: see isolation.mode. */
+typedef enum mt_pool_mode {
+  MT_POOL_AS_CONFIGURED,
+  MT_POOL_SHARED,
+  MT_POOL_DEDICATED
+} mt_pool_mode;
+
+/* What a route may say beside where the tenant lives. Zero it, set size. */
+typedef struct mt_route_options {
+  size_t size;
+  /* Run-time parameters of its statements: name, value, name, value, ..., NULL;
+   * at most 16. NULL: none. docs/configuration.md says which are refused. */
+  const char *const *settings;
+  int pool_max, max_waiting; /* of this tenant; 0: the manager's */
+  mt_pool_mode mode;
+} mt_route_options;
+
 /* What happens to a connection between one tenant's session and another's. */
 typedef enum mt_reset_mode {
   MT_RESET_AUTO,        /* what touched its session is reset, and verified */
@@ -381,6 +398,11 @@ MT_API int mt_manager_new(mt_reactor *r, const mt_manager_config *config,
  * dispose. NULL and NULL is MT_E_TENANT_NOT_FOUND. */
 MT_API void mt_manager_resolved(mt_manager *m, uint64_t token,
                                 const mt_route *route, const mt_error *err);
+/* The same for a route that has options (NULL: none). */
+MT_API void mt_manager_resolved_with(mt_manager *m, uint64_t token,
+                                     const mt_route *route,
+                                     const mt_route_options *options,
+                                     const mt_error *err);
 /*
  * Fails every waiter with MT_E_DISPOSED, cancels what runs, closes all
  * connections, then calls `done` (may be NULL) exactly once and not before

@@ -8,6 +8,7 @@
 
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
+local named_servers = require "mtenant.named_servers"
 local retry = require "mtenant.retry"
 local schema = require "mtenant.schema"
 local tracing = require "mtenant.tracing"
@@ -151,6 +152,7 @@ local LEADING = {
   { "connection.url", kind = "string", required = true,
     default = database_url },
   { "resolve", kind = "function" },
+  { "servers", kind = "table", check = named_servers.check },
   { "isolation.strategy", kind = "string", default = "schema",
     required = true, enum = { "schema", "database", "row", "hybrid" } },
   { "isolation.schema_name_template", kind = "function",
@@ -273,6 +275,7 @@ local checker = make_checker()
 --- choose, schema, tenant_setting, mode, max_pools, pool_ttl_ms, role_template,
 --- search_path, verify_schema, reset
 ---@field resolve? fun(tenant_id: string, ctx: table): any
+---@field servers? table<string, string|table>
 ---@field breaker table failure_threshold, initial_delay_ms, max_delay_ms,
 --- break_duration_ms, fail_fast, failure_ratio, minimum_throughput,
 --- sampling_duration_ms

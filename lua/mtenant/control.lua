@@ -5,6 +5,7 @@ local config = require "mtenant.config"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local schema = require "mtenant.schema"
+local servers = require "mtenant.servers"
 local task = require "mtenant.task"
 
 
@@ -29,12 +30,13 @@ local pause_fields = schema.new({
 })
 
 
-local function check_target(target, what)
+local function check_target(self, target, what)
   if type(target) ~= "table" then
     errors.misuse(3, '%s: target must be { tenant = id } or { server = name }, '
       .. "got %s", what, type(target))
   end
   target = target_fields:check(target, 3)
+  if target.server then target.server = servers.address(self, target.server) end
   if (target.tenant == nil) == (target.server == nil) then
     errors.misuse(3, "%s: target must have either tenant or server", what)
   end
@@ -159,7 +161,7 @@ function M.install(methods, disposed)
   ---@return mtenant.error|nil err  timeout, cancelled, invalid_tenant_id,
   --- disposed
   function methods:pause(target, opts)
-    target = check_target(target, "pause")
+    target = check_target(self, target, "pause")
     opts = pause_fields:check(opts or {}, 2)
     if self._over then return nil, disposed() end
     local ok, err = start_pause(self, target)
@@ -172,7 +174,7 @@ function M.install(methods, disposed)
   ---@param target table  as for `pause`
   ---@return boolean  false: it was not paused
   function methods:resume(target)
-    target = check_target(target, "resume")
+    target = check_target(self, target, "resume")
     if self._over then return false end
     if target.server then return self._core:resume_server(target.server) end
     return self._core:resume(target.tenant)

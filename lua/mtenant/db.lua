@@ -6,6 +6,7 @@
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local pipeline = require "mtenant.pipeline"
+local reader = require "mtenant.reader"
 local statement = require "mtenant.statement"
 local task = require "mtenant.task"
 local transaction = require "mtenant.transaction"
@@ -170,6 +171,7 @@ end
 
 
 methods._start = start
+reader.install(methods)
 statement.extend(methods)
 
 

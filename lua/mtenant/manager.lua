@@ -13,6 +13,8 @@ local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
 local log = require "mtenant.log"
+local named_servers = require "mtenant.named_servers"
+local routes = require "mtenant.routes"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
 local task = require "mtenant.task"
@@ -52,6 +54,7 @@ end
 
 
 local function on_event(self, ev)
+  if ev.kind == "pool_evicted" then routes.forget(self, ev.tenant_id) end
   self._debug:event(ev)
   if ev.kind == "pool_created" then
     call_hook(self, "on_pool_created", ev.tenant_id)
@@ -131,7 +134,8 @@ end
 
 local function on_resolve(self, id, token)
   if not self._migrator and not routing.may_wait(self._config) then
-    self._core:resolved(token, routing.resolve(self._config, id, self._ctx))
+    routes.answer(self, id, token,
+                  routing.resolve(self._config, id, self._ctx))
     return
   end
   task.spawn(function()
@@ -140,7 +144,7 @@ local function on_resolve(self, id, token)
       note_strategy(self, id, route.strategy)
       route, err = migrated(self, id, route)
     end
-    self._core:resolved(token, route, err)
+    routes.answer(self, id, token, route, err)
   end)
 end
 
@@ -342,6 +346,7 @@ end
 
 databases.install(methods)
 servers.install(methods)
+routes.install(methods, disposed)
 control.install(methods, disposed)
 health.install(methods, disposed)
 warmup.install(methods, disposed)
@@ -403,8 +408,11 @@ function M.create(cfg)
   local self = setmetatable({}, mt)
   self._config = config.define(cfg, { level = 3 })
   self._given = control.copy(cfg)
+  local known, wrong = named_servers.of(self._config)
+  if not known then errors.misuse(2, "%s", wrong.message) end
   self._log = log._of(self._config.log)
   self._debug = debug_log.new(self._config.debug, self._log)
+  self._routes = {}
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })
   self._recent, self._recent_at = {}, 0

@@ -1,9 +1,12 @@
 --- Routes: checking what a resolver or a template answers.
--- A route says where a tenant lives: { url =, database =, schema =, role = },
--- by one of the strategies "schema", "database" and "row". Pure but for the
--- user's functions that it calls; used by manager.lua.
+-- A route says where a tenant lives, and how (route_fields.lua), by one of the
+-- strategies "schema", "database" and "row". Pure but for the user's functions
+-- that it calls; used by manager.lua.
 
 local errors = require "mtenant.errors"
+local named_servers = require "mtenant.named_servers"
+local route_fields = require "mtenant.route_fields"
+local tracing = require "mtenant.tracing"
 
 
 local errors_is, ipairs, pairs, pcall, type =
@@ -13,8 +16,7 @@ local errors_is, ipairs, pairs, pcall, type =
 local M = {}
 
 
---- What a tenant's route may be by; `hybrid` chooses one of them.
-M.STRATEGIES = { schema = true, database = true, row = true }
+M.STRATEGIES = route_fields.STRATEGIES
 
 
 local function policy_error(id, fmt, ...)
@@ -42,31 +44,9 @@ local function from_template(id, isolation, key)
 end
 
 
-local ROUTE_FIELDS = { url = true, database = true, schema = true, role = true,
-                       strategy = true, server = true, labels = true }
-
-
-local function check_route(id, route)
-  for key, value in pairs(route) do
-    if not ROUTE_FIELDS[key] then
-      return policy_error(id, "route.%s is not a field of a route",
-                          tostring(key))
-    end
-    if key ~= "labels" and type(value) ~= "string" then
-      return policy_error(id, "route.%s must be a string, got %s", key,
-                          type(value))
-    end
-  end
-  if route.strategy and not M.STRATEGIES[route.strategy] then
-    return policy_error(id, 'route.strategy must be "schema", "database" or '
-      .. '"row", got "%s"', route.strategy)
-  end
-end
-
-
 -- C strings end at a NUL byte: what is behind it must not get lost.
 local function nul_error(id, route)
-  for _, key in ipairs({ "schema", "role", "url", "database" }) do
+  for _, key in ipairs({ "schema", "role", "database" }) do
     if route[key] and route[key]:find("\0", 1, true) then
       return errors.new("invalid_tenant_id", string.format(
         'the %s of tenant "%s" contains a NUL byte', key, id),
@@ -107,8 +87,9 @@ end
 
 -- fills in what the config knows; route, or nil and an error
 local function complete(isolation, id, route, strategy)
-  local out = { url = route.url, schema = route.schema, role = route.role,
-                database = route.database, strategy = strategy }
+  local out = {}
+  for key, value in pairs(route) do out[key] = value end
+  out.strategy = strategy
   local err = FILL[strategy](isolation, id, out)
   if err then return nil, err end
   if not out.role and isolation.role_template then
@@ -169,9 +150,60 @@ local function ask(cfg, id, ctx)
     return nil, policy_error(id, "resolve must return a table or nil, it "
       .. "returned %s", type(route))
   end
-  local err = check_route(id, route)
-  if err then return nil, err end
-  return route
+  return M.checked(cfg, id, route)
+end
+
+
+--- What a policy has answered, checked: a copy, or nil and an error of code
+--- policy that names the field.
+---@param cfg mtenant.config
+---@param id string
+---@param route table
+---@return table|nil route
+---@return mtenant.error|nil err
+function M.checked(cfg, id, route)
+  local out, problem = route_fields.read(cfg, route)
+  if out then return out end
+  return nil, errors.new("policy", problem, { tenant_id = id })
+end
+
+
+-- A url without its password.
+local function public(given, cfg)
+  return named_servers.public_url(given or cfg.connection.url)
+end
+
+
+local function copy(t)
+  if not t then return nil end
+  local out = {}
+  for key, value in pairs(t) do out[key] = value end
+  return out
+end
+
+
+--- A route as a user may see it: a copy, its urls as they were written and
+--- without their passwords.
+---@param cfg mtenant.config
+---@param route table  what `resolve` has returned
+---@return table
+function M.describe(cfg, route)
+  local out = {
+    server = route.server, url = public(route.given, cfg),
+    database = route.database, schema = route.schema, role = route.role,
+    strategy = route.strategy, settings = copy(route.settings),
+    pool = copy(route.pool), labels = copy(route.labels),
+    ttl_ms = route.ttl_ms,
+  }
+  if route.read then
+    out.read = { max_lag_ms = route.read.max_lag_ms,
+                 read_your_writes = route.read.read_your_writes }
+    for i = 1, #route.read do
+      local one = route.read[i]
+      out.read[i] = { server = one.server, url = public(one.given, cfg) }
+    end
+  end
+  return out
 end
 
 
@@ -188,7 +220,8 @@ end
 ---@param cfg mtenant.config
 ---@param id string
 ---@param ctx table
----@return table|nil route  url, database, schema, role, strategy, setting
+---@return table|nil route  url, server, database, schema, role, strategy,
+---  setting, settings, pool, read, labels, ttl_ms
 ---@return mtenant.error|nil err
 function M.resolve(cfg, id, ctx)
   local route, strategy, err = {}
@@ -201,7 +234,9 @@ function M.resolve(cfg, id, ctx)
     strategy, err = choose(cfg.isolation, id, ctx)
     if not strategy then return nil, err end
   end
-  return complete(cfg.isolation, id, route, strategy)
+  route, err = complete(cfg.isolation, id, route, strategy)
+  if not route then return nil, err end
+  return tracing.name_route(cfg, id, route)
 end
 
 

@@ -1,7 +1,9 @@
 --- Servers as a manager sees them: their breakers, by hand.
--- A server is named as errors name it: "host:port", or a list of them.
+-- A server is named as errors name it ("host:port", or a list of them), or as
+-- the configuration's `servers` do.
 
 local errors = require "mtenant.errors"
+local named_servers = require "mtenant.named_servers"
 
 
 local M = {}
@@ -11,6 +13,17 @@ local function check_name(server, what)
   if type(server) == "string" then return end
   errors.misuse(3, "%s: server must be a string such as err.server, got %s",
                 what, type(server))
+end
+
+
+--- What errors and the core call a server: a name of the configuration's is
+--- looked up, anything else is taken for that already.
+---@param manager mtenant.TenantManager
+---@param server string
+---@return string
+function M.address(manager, server)
+  local named = named_servers.of(manager._config).by_name[server]
+  return named and named.address or server
 end
 
 
@@ -25,7 +38,7 @@ function M.install(methods)
   ---@return boolean  false: this manager has not used such a server
   function methods:isolate(server)
     check_name(server, "isolate")
-    return not self._over and self._core:isolate(server)
+    return not self._over and self._core:isolate(M.address(self, server))
   end
 
 
@@ -34,7 +47,7 @@ function M.install(methods)
   ---@return boolean  false: this manager has not used such a server
   function methods:close(server)
     check_name(server, "close")
-    return not self._over and self._core:close_breaker(server)
+    return not self._over and self._core:close_breaker(M.address(self, server))
   end
 
 
@@ -45,7 +58,10 @@ function M.install(methods)
   ---@param server? string
   ---@return boolean  false: this manager has not used such a server
   function methods:reconnect(server)
-    if server ~= nil then check_name(server, "reconnect") end
+    if server ~= nil then
+      check_name(server, "reconnect")
+      server = M.address(self, server)
+    end
     return not self._over and self._core:reconnect(server) > 0
   end
 
@@ -56,7 +72,7 @@ function M.install(methods)
   --- "half_open": somebody tries; "isolated"; nil: not used
   function methods:breaker_state(server)
     check_name(server, "breaker_state")
-    return self._core:breaker_state(server)
+    return self._core:breaker_state(M.address(self, server))
   end
 end
 

@@ -9,6 +9,7 @@ local format = string.format
 local VALUE_MAX = 256
 local COMMENT_MAX = 1500
 local NAME_MAX = 63 -- what PostgreSQL keeps of an application_name
+local SETTINGS_MAX = 16 -- of a route
 
 -- What a comment has of the context, unless it is told by name.
 local USUAL = { "action", "application", "controller", "framework",
@@ -145,7 +146,7 @@ end
 ---@param tenant_id string
 ---@return string|nil
 function M.application_name(cfg, tenant_id)
-  local how = cfg.tracing.application_name
+  local how = cfg.tracing and cfg.tracing.application_name
   if not how then return nil end
   local name = cfg.connection.application_name .. ":" .. tenant_id
   if schema.is_callable(how) then
@@ -154,6 +155,26 @@ function M.application_name(cfg, tenant_id)
     name = made
   end
   return (name:gsub("[^\32-\126]", "?"):sub(1, NAME_MAX))
+end
+
+
+--- Gives a tenant's route its application_name, as one of its settings, unless it
+--- has one of its own, or as many settings as it may have.
+---@param cfg mtenant.config
+---@param tenant_id string
+---@param route table
+---@return table route
+function M.name_route(cfg, tenant_id, route)
+  local name = M.application_name(cfg, tenant_id)
+  if not name then return route end
+  local settings, n = { application_name = name }, 1
+  for key, value in pairs(route.settings or {}) do
+    if key:lower() == "application_name" then return route end
+    settings[key], n = value, n + 1
+  end
+  if n > SETTINGS_MAX then return route end
+  route.settings = settings
+  return route
 end
 
 

@@ -173,6 +173,53 @@ static int acquire(lua_State *L) {
   return mt_lua_fail(L, err, name_of(t));
 }
 
+/* route() -> slot | nil, err; done when the route is known, and the tenant not
+ * paused */
+static int route(lua_State *L) {
+  mt_tenant *t = check_tenant(L);
+  mt_error *err = NULL;
+  mt_tenant *live = mt_tenant_live(t, &err);
+  mt_op *op;
+  if (!live) return mt_lua_fail(L, err, name_of(t));
+  op = mt_op_new(L, MT_OP_ROUTE);
+  op->tenant = mt_tenant_ref(live);
+  if (mt_tenant_wait_route(live, on_acquired, op, &op->acquire, &err) == MT_OK)
+    return mt_op_push_slot(L, op);
+  mt_op_drop(op);
+  return mt_lua_fail(L, err, name_of(t));
+}
+
+/* The entry that is registered now under its id, or NULL; does not count as a
+ * use. */
+static mt_tenant *current(mt_tenant *t) {
+  if (t->shared || t->of) return t;
+  return mt_manager_find(t->manager, t->id);
+}
+
+/* routed() -> is it so already? */
+static int routed(lua_State *L) {
+  mt_tenant *now = current(check_tenant(L));
+  lua_pushboolean(L, now && mt_tenant_is_routed(now));
+  return 1;
+}
+
+/* written() -> the tick until which it may have written */
+static int written(lua_State *L) {
+  mt_tenant *now = current(check_tenant(L));
+  lua_pushnumber(L, now ? (double)mt_tenant_written(now) : 0);
+  return 1;
+}
+
+/* reader(url or nil) -> a handle that reads there | nil, err */
+static int reader(lua_State *L) {
+  mt_tenant *t = check_tenant(L), *r = NULL;
+  mt_error *err = NULL;
+  if (mt_tenant_reader(t, luaL_optstring(L, 2, NULL), &r, &err) != MT_OK)
+    return mt_lua_fail(L, err, name_of(t));
+  mt_lua_push_db(L, r);
+  return 1;
+}
+
 static int schema(lua_State *L) {
   const char *s = mt_tenant_schema(check_tenant(L));
   lua_pushstring(L, s); /* nil for NULL */
@@ -195,6 +242,10 @@ void mt_lua_db_register(lua_State *L) {
                                      {"acquire", acquire},
                                      {"take_retry", take_retry},
                                      {"schema", schema},
+                                     {"route", route},
+                                     {"routed", routed},
+                                     {"written", written},
+                                     {"reader", reader},
                                      {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_DB, methods, meta);

@@ -296,6 +296,8 @@ static int ended(lua_State *L) {
 /* session(): the scope is set on the session with the next statement */
 static int session(lua_State *L) {
   mt_lease_ud *u = check_lease(L);
+  if (u->scope->read_only) /* only a transaction is read-only for sure */
+    return mt_lua_misuse(L, "a reader has no sessions");
   u->session = true;
   u->lease->tainted = true;
   return 0;

@@ -172,80 +172,6 @@ static int shared(lua_State *L) {
   return 1;
 }
 
-static const char *field(lua_State *L, int table, const char *key) {
-  const char *s;
-  lua_getfield(L, table, key);
-  s = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : NULL;
-  lua_pop(L, 1);
-  return s;
-}
-
-/* An error object of Lua's as one of ours. */
-static mt_error *error_from(lua_State *L, int index) {
-  const char *text, *code = NULL;
-  mt_error *e;
-  int c;
-  if (lua_istable(L, index)) {
-    code = field(L, index, "code");
-    text = field(L, index, "message");
-  } else {
-    text = lua_tostring(L, index);
-  }
-  c = code ? mt_code_from_name(code) : 0;
-  e = mt_error_new(c ? c : MT_E_POLICY, "%s", text ? text : "no route");
-  if (e->refs && lua_istable(L, index)) {
-    lua_getfield(L, index, "retryable");
-    e->retryable = lua_toboolean(L, -1);
-    lua_pop(L, 1);
-  }
-  return e;
-}
-
-/* Valid while the table at that index is. */
-static mt_route route_at(lua_State *L, int index) {
-  return (mt_route){.url = field(L, index, "url"),
-                    .schema = field(L, index, "schema"),
-                    .role = field(L, index, "role"),
-                    .database = field(L, index, "database"),
-                    .setting = field(L, index, "setting"),
-                    .setting_value = field(L, index, "setting_value")};
-}
-
-/* check_route(id, route, url of the configuration) -> name of the server, or
- * nil and what a manager would say of that route */
-int mt_lua_check_route(lua_State *L) {
-  const char *id = luaL_checkstring(L, 1);
-  const char *url = luaL_checkstring(L, 3);
-  mt_endpoint *ep = NULL;
-  mt_error *err;
-  mt_route r;
-  luaL_checktype(L, 2, LUA_TTABLE);
-  r = route_at(L, 2);
-  err = mt_route_problem(id, false, &r);
-  if (!err) mt_endpoint_parse(r.url ? r.url : url, &ep, &err);
-  if (err) return mt_lua_fail(L, err, id);
-  lua_pushstring(L, ep->server);
-  mt_endpoint_unref(ep);
-  return 1;
-}
-
-/* resolved(token, route) or resolved(token, nil, err) */
-static int resolved(lua_State *L) {
-  mt_manager_ud *u = mt_lua_check_manager(L);
-  uint64_t token = (uint64_t)(uintptr_t)lua_touserdata(L, 2);
-  mt_error *err = NULL;
-  luaL_argcheck(L, token != 0, 2, "token expected");
-  if (lua_istable(L, 3)) {
-    mt_route r = route_at(L, 3);
-    mt_manager_resolved(u->m, token, &r, NULL);
-    return 0;
-  }
-  if (!lua_isnoneornil(L, 4)) err = error_from(L, 4);
-  mt_manager_resolved(u->m, token, NULL, err);
-  mt_error_unref(err);
-  return 0;
-}
-
 static int has(lua_State *L) {
   lua_pushboolean(L, mt_manager_find(mt_lua_check_manager(L)->m,
                                      luaL_checkstring(L, 2)) != NULL);
@@ -377,6 +303,13 @@ static int disposed(lua_State *L) {
   return 1;
 }
 
+/* tick() -> greater than all before, see written() of a handle */
+static int tick(lua_State *L) {
+  mt_manager *m = mt_lua_check_manager(L)->m;
+  lua_pushnumber(L, (double)mt_reactor_tick(mt_manager_reactor(m)));
+  return 1;
+}
+
 static int random_unit(lua_State *L) {
   lua_pushnumber(L, mt_manager_random(mt_lua_check_manager(L)->m));
   return 1;
@@ -432,7 +365,7 @@ void mt_lua_manager_register(lua_State *L) {
   static const luaL_Reg methods[] = {
       {"tenant", tenant},
       {"shared", shared},
-      {"resolved", resolved},
+      {"resolved", mt_lua_resolved},
       {"has", has},
       {"count", count},
       {"ids", ids},
@@ -453,6 +386,7 @@ void mt_lua_manager_register(lua_State *L) {
       {"server_quiet", server_quiet},
       {"reconfigure", reconfigure},
       {"random", random_unit},
+      {"tick", tick},
       {"stats", stats},
       {"unsafe_keep_sessions", unsafe_keep_sessions},
       {NULL, NULL}};

@@ -448,6 +448,7 @@ static const luaL_Reg functions[] = {
     {"stats", stats},
     {"manager", mt_lua_manager_new},
     {"check_route", mt_lua_check_route},
+    {"server_url", mt_lua_server_url},
     {"watch_fd", mt_lua_watch_fd},
     {NULL, NULL}};
 

@@ -26,6 +26,7 @@ typedef enum mt_op_kind {
   MT_OP_SLEEP,
   MT_OP_CONNECT, /* get_db_async */
   MT_OP_ACQUIRE, /* a lease */
+  MT_OP_ROUTE,   /* a tenant's route */
   MT_OP_QUERY,   /* on a tenant or on a lease */
   MT_OP_FETCH,   /* rows of a stream */
   MT_OP_PING,    /* of a health check */
@@ -229,7 +230,13 @@ void mt_lua_lazy_register(lua_State *L);
 /* manager.c, db.c, lease.c, watch.c */
 void mt_lua_manager_register(lua_State *L);
 int mt_lua_manager_new(lua_State *L);
+
+/* route.c */
 int mt_lua_check_route(lua_State *L);
+int mt_lua_server_url(lua_State *L);
+/* resolved(token, route) or resolved(token, nil, err) */
+int mt_lua_resolved(lua_State *L);
+
 void mt_lua_db_register(lua_State *L);
 void mt_lua_push_db(lua_State *L, mt_tenant *t);
 void mt_lua_lease_register(lua_State *L);

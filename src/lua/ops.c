@@ -202,6 +202,7 @@ static int l_cancel(lua_State *L) {
       }
       return 0;
     case MT_OP_ACQUIRE:
+    case MT_OP_ROUTE:
       cancel_acquire(op);
       break;
     case MT_OP_FETCH:
@@ -236,7 +237,7 @@ void mt_ops_forget_simulated(mt_rt *rt) {
       op->loop = &rt->real;
       continue;
     }
-    if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->acquire || op->lease) cancel_acquire(op);
     if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_FETCH) op->lease_ud->fetch = NULL;
     mt_node_unlink(&op->node);
@@ -250,7 +251,7 @@ void mt_ops_close(mt_rt *rt) {
   for (i = 0; i < rt->nops; i++) {
     mt_op *op = rt->ops[i];
     if (!op) continue;
-    if (op->kind == MT_OP_ACQUIRE) cancel_acquire(op);
+    if (op->acquire || op->lease) cancel_acquire(op);
     if (op->ping) mt_ping_cancel(op->ping);
     if (op->kind == MT_OP_CONNECT && op->flight) continue; /* ends by itself */
     mt_node_unlink(&op->node);

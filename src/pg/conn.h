@@ -79,6 +79,7 @@ struct mt_conn {
   bool resetting;          /* see reset.h */
   unsigned scope_families; /* forms of the scope statement that have names */
   bool same_named;         /* MT_SAME_SQL has one */
+  bool settings_named;     /* MT_SETTINGS_SQL has one */
   bool progressed;         /* units have ended, the owner does not know yet */
   bool standby;            /* what its server was when it was opened */
   bool reads;              /* its last transaction began READ ONLY */

@@ -148,6 +148,7 @@ void mt__attrs_watch(mt_conn *c) {
 
 /* May the user have asked for it, as far as one can see? */
 static bool by_request(const mt_conn *c, const mt_req *req, bool known) {
+  if (req->scope && req->scope->read_only) return true;
   if (req->flags & MT_REQ_IN_TX) return !known && c->reads;
   if (req->flags & MT_REQ_SCOPE) return false; /* plain: sets nothing */
   return c->touched; /* a session that was SET, by whatever */

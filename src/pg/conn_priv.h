@@ -26,6 +26,14 @@ void mt__conn_update_io(mt_conn *c);
 void mt__conn_note_quiet(mt_conn *c);
 /* Answers everything it holds because it is closed. */
 void mt__conn_fail_requests(mt_conn *c);
+/* conn_settings.c. A route's settings: their name, where it is wanted; as a
+ * step of a plain unit or a session's; as steps behind BEGIN. False: can't
+ * send. */
+bool mt__settings_prepare(mt_conn *c, mt_req *req);
+bool mt__settings_send(mt_conn *c, mt_req *req, bool session);
+bool mt__settings_begin(mt_conn *c, mt_req *req);
+/* What a step of theirs has failed by; takes e, the caller owns the result. */
+mt_error *mt__settings_failed(mt_conn *c, mt_req *req, mt_error *e);
 /* Forgets a prepared statement on the server, in a unit of its own. */
 void mt__conn_deallocate(mt_conn *c, uint32_t number);
 /* The connection has gone: libpq's last words. */

@@ -75,7 +75,7 @@ static mt_error *fence_error(const mt_conn *c, mt_req *req) {
                "the role may not use it"
              : "schema \"%s\" does not exist, or the role may not use it",
       s->schema);
-  if (s->oid) s->stale = true;
+  if (s->oid && !s->read_only) s->stale = true;
   mt_error_set_server(e, c->endpoint->server);
   return e;
 }
@@ -145,6 +145,8 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
   }
   if (kind == MT_STEP_SCOPE || kind == MT_STEP_FENCE) {
     e = scope_failed(c, req, e);
+  } else if (kind == MT_STEP_SETTINGS) {
+    e = mt__settings_failed(c, req, e);
   } else if (kind == MT_STEP_PREPARE) {
     mt_stmt_cache_drop(&c->stmts, req->stmt_key);
   } else if (kind == MT_STEP_USER && req->named) {

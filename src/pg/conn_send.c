@@ -27,6 +27,7 @@ static bool send_begin(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
   c->reads = strstr(req->begin, "READ ONLY") != NULL;
   return add_step(req, MT_STEP_BEGIN, send_text(c, req->begin)) &&
+         mt__settings_begin(c, req) &&
          add_step(req, MT_STEP_PATH, send_text(c, s->set_local)) &&
          add_step(req, MT_STEP_ROLE, send_text(c, s->local_role)) &&
          (!s->setting ||
@@ -112,6 +113,21 @@ static int fence_params(const mt_scope *s, const char **v, char oid[16]) {
   return 2;
 }
 
+/* The names that a connection may never need it gets at their first use, ahead
+ * of all that may fail. */
+static bool prepare_missing(mt_conn *c, mt_req *req, scope_family family) {
+  if (!mt__settings_prepare(c, req)) return false;
+  return c->scope_families & 1u << family || c->opt.pooled ||
+         prepare_scopes(c, req, family);
+}
+
+/* The tenant's own limit holds beside the statement's. */
+static double time_limit(const mt_req *req) {
+  const mt_settings *s = req->scope->settings;
+  double ms = req->timeout_ms < 1 ? 1 : req->timeout_ms;
+  return s && s->timeout_ms > 0 && s->timeout_ms < ms ? s->timeout_ms : ms;
+}
+
 static bool send_scope(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
   const char *v[6] = {s->path, s->role};
@@ -124,13 +140,11 @@ static bool send_scope(mt_conn *c, mt_req *req) {
     v[n++] = s->setting;
   }
   if (kind == SCOPE_TIMEOUT) {
-    snprintf(timeout, sizeof timeout, "%.0f",
-             req->timeout_ms < 1 ? 1 : req->timeout_ms);
+    snprintf(timeout, sizeof timeout, "%.0f", time_limit(req));
     v[n++] = timeout;
   }
-  /* the names that a connection may never need it gets at their first use */
-  if (kind != SCOPE_SESSION && !(c->scope_families & 1u << family) &&
-      !c->opt.pooled && !prepare_scopes(c, req, family))
+  if ((kind != SCOPE_SESSION && !prepare_missing(c, req, family)) ||
+      !mt__settings_send(c, req, kind == SCOPE_SESSION))
     return false;
   return add_step(req, MT_STEP_SCOPE,
                   send_scope_form(c, &scope_forms[family][kind], v));
@@ -335,6 +349,7 @@ static void send_names(mt_conn *c, const char *guard,
   }
   mt_stmt_cache_clear(&c->stmts);
   c->scope_families = 0;
+  c->settings_named = false;
   req->on_done = on_done;
   req->data = c;
   req->state = MT_REQ_SENT;

@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <libpq-fe.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -252,6 +253,57 @@ int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err) {
   else
     mt_endpoint_unref(ep);
   return rc;
+}
+
+/* ---- another server ------------------------------------------------------- */
+
+static bool is_place(const char *key) {
+  return strcmp(key, "host") == 0 || strcmp(key, "hostaddr") == 0 ||
+         strcmp(key, "port") == 0 || strcmp(key, "target_session_attrs") == 0;
+}
+
+/* key='value', as a connection string has it */
+static char *add_option(char *text, const char *key, const char *value) {
+  size_t n = text ? strlen(text) : 0;
+  char *out =
+      text ? mt_realloc(text, n + strlen(key) + 2 * strlen(value) + 5) : NULL;
+  if (!out) {
+    mt_free(text);
+    return NULL;
+  }
+  n += (size_t)sprintf(out + n, "%s%s='", n ? " " : "", key);
+  for (; *value; value++) {
+    if (*value == '\'' || *value == '\\') out[n++] = '\\';
+    out[n++] = *value;
+  }
+  memcpy(out + n, "'", 2);
+  return out;
+}
+
+static char *joined(const PQconninfoOption *own, const PQconninfoOption *base) {
+  const PQconninfoOption *o;
+  char *text = mt_strdup("");
+  for (o = own; text && o->keyword; o++)
+    if (o->val) text = add_option(text, o->keyword, o->val);
+  for (o = base; text && o && o->keyword; o++)
+    if (o->val && !is_place(o->keyword) && !value_of(own, o->keyword))
+      text = add_option(text, o->keyword, o->val);
+  return text;
+}
+
+int mt_endpoint_inherit(const char *url, const char *base, char **out,
+                        mt_error **err) {
+  char *text = NULL;
+  PQconninfoOption *own = PQconninfoParse(url, &text), *other = NULL;
+  if (!own) return parse_error(url, text, err);
+  if (base && !(other = PQconninfoParse(base, &text))) {
+    PQconninfoFree(own);
+    return parse_error(base, text, err);
+  }
+  *out = joined(own, other);
+  PQconninfoFree(own);
+  PQconninfoFree(other);
+  return *out ? MT_OK : mt_fail(err, mt_error_oom());
 }
 
 /* ---- another database ------------------------------------------------------- */

@@ -36,6 +36,10 @@ const char *mt_host_name(const mt_host *h);
 
 /* Parses; the message of a failure (MT_E_MISUSE) never shows a password. */
 int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err);
+/* `url` with the options that `base` (may be NULL) names and it does not, but
+ * for where to connect to. mt_free; it has passwords. */
+int mt_endpoint_inherit(const char *url, const char *base, char **out,
+                        mt_error **err);
 /* The same, but for the database. */
 int mt_endpoint_with_database(const mt_endpoint *base, const char *dbname,
                               mt_endpoint **out, mt_error **err);

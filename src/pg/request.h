@@ -38,7 +38,8 @@ typedef enum mt_step {
   MT_STEP_BEGIN,
   MT_STEP_PATH,
   MT_STEP_ROLE,
-  MT_STEP_SETTING,
+  MT_STEP_SETTING,  /* strategy row */
+  MT_STEP_SETTINGS, /* the route's */
   MT_STEP_GUARD,
   MT_STEP_SCOPE,
   MT_STEP_FENCE,
@@ -50,8 +51,9 @@ typedef struct mt_req {
   mt_node node;
   mt_req_state state;
   unsigned flags;
-  uint8_t steps[10], nsteps, step; /* what was sent, where the answer is */
-  uint8_t resent;                  /* times it was put back unrun */
+  uint8_t steps[16 + MT_SETTINGS_MAX]; /* what was sent ... */
+  uint8_t nsteps, step;                /* ... and where the answer is */
+  uint8_t resent;                      /* times it was put back unrun */
   bool not_run;   /* failed, and certainly neither run nor sent in part */
   bool dirty;     /* refused because the connection is dirty: not_run too */
   bool named;     /* the user step used a prepared statement */

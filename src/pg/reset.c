@@ -68,8 +68,15 @@ static uint64_t reported(const mt_conn *c) {
 
 void mt__conn_remember(mt_conn *c) { c->reported_settings = reported(c); }
 
+/* In a transaction SET LOCAL may have changed what its end changes back. */
+static bool settled(const mt_conn *c) {
+  int status = PQtransactionStatus(c->pg);
+  return status != PQTRANS_INTRANS && status != PQTRANS_INERROR;
+}
+
 bool mt_conn_touched(mt_conn *c) {
-  if (c->state == MT_CONN_OPEN && reported(c) != c->reported_settings)
+  if (c->state == MT_CONN_OPEN && settled(c) &&
+      reported(c) != c->reported_settings)
     c->touched = true;
   return c->touched;
 }

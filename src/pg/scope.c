@@ -63,6 +63,33 @@ bool mt_scope_set_setting(mt_scope *s, const char *name, const char *value) {
   return s->setting && s->setting_value && s->local_setting;
 }
 
+bool mt_scope_set_settings(mt_scope *s, const char *const *pairs,
+                           bool read_only) {
+  s->read_only = read_only;
+  return mt_settings_new(pairs, read_only, &s->settings);
+}
+
+mt_scope *mt_scope_reader(uint32_t id, const mt_scope *of) {
+  static const char *const none[] = {NULL};
+  bool own = strcmp(of->role, "none") == 0;
+  mt_scope *s =
+      mt_scope_new(id, of->schema, none, own ? NULL : of->role, of->fence);
+  const char *const *pairs =
+      of->settings ? (const char *const *)of->settings->pairs : NULL;
+  if (!s) return NULL;
+  s->any_oid = of->any_oid;
+  s->oid = of->oid;
+  mt_free(s->path);
+  mt_free(s->set_local);
+  s->path = mt_strdup(of->path);
+  s->set_local = mt_strdup(of->set_local);
+  if (s->path && s->set_local && mt_scope_set_settings(s, pairs, true) &&
+      (!of->setting || mt_scope_set_setting(s, of->setting, of->setting_value)))
+    return s;
+  mt_scope_unref(s);
+  return NULL;
+}
+
 mt_scope *mt_scope_ref(mt_scope *s) {
   s->refs++;
   return s;
@@ -78,5 +105,6 @@ void mt_scope_unref(mt_scope *s) {
   mt_free(s->setting);
   mt_free(s->setting_value);
   mt_free(s->local_setting);
+  mt_settings_free(s->settings);
   mt_free(s);
 }

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "pg/settings.h"
+
 typedef struct mt_scope {
   int refs;
   uint32_t id;      /* never reused: statement names hang on it */
@@ -24,7 +26,10 @@ typedef struct mt_scope {
   char *local_role; /* SET LOCAL ROLE ..., NONE for the login's own */
   /* Strategy row: a setting that row security policies read. NULL: none. */
   char *setting, *setting_value;
-  char *local_setting; /* SET LOCAL ... */
+  char *local_setting;   /* SET LOCAL ... */
+  mt_settings *settings; /* of the route; NULL: none, nothing is sent */
+  bool read_only; /* a reader's: settings say so, too. It never makes a scope
+                     stale: a standby may lag behind */
 } mt_scope;
 
 /* `path` NULL-ended list of bare names, "$tenant" stands for the schema;
@@ -34,6 +39,11 @@ mt_scope *mt_scope_new(uint32_t id, const char *schema, const char *const *path,
 /* Adds the setting, before anybody uses the scope; the name must be one of
  * lower-case letters, digits, "_" and ".". False when memory is short. */
 bool mt_scope_set_setting(mt_scope *s, const char *name, const char *value);
+/* Adds the route's settings (see mt_settings_new), before anybody uses it. */
+bool mt_scope_set_settings(mt_scope *s, const char *const *pairs,
+                           bool read_only);
+/* A scope that is the same but for its id, and only reads. */
+mt_scope *mt_scope_reader(uint32_t id, const mt_scope *of);
 mt_scope *mt_scope_ref(mt_scope *s);
 void mt_scope_unref(mt_scope *s); /* NULL allowed */
 

@@ -36,7 +36,8 @@ static void throttle(mt_share *s, double now);
 void mt__share_line_up(mt_share *s) {
   mt_pool *p = s->pool;
   double now = p->opt.rate.per_second > 0 ? mt_reactor_now(p->reactor) : 0;
-  while (s->leases.len && s->inflight < p->opt.max && mt__rate_allows(s, now)) {
+  while (s->leases.len && s->inflight < mt__share_max(s) &&
+         mt__rate_allows(s, now)) {
     mt_node *n = mt_list_pop(&s->leases);
     mt_lease *l = mt_container(n, mt_lease, node);
     mt__rate_send(s, now);
@@ -44,7 +45,7 @@ void mt__share_line_up(mt_share *s) {
     s->inflight++;
     mt_list_push(&p->lease_waiters, n);
   }
-  if (mt_node_linked(&s->ready) || s->inflight >= p->opt.max) return;
+  if (mt_node_linked(&s->ready) || s->inflight >= mt__share_max(s)) return;
   if (!mt__rate_allows(s, now)) {
     if (s->reqs.len || s->leases.len) throttle(s, now);
   } else if (s->reqs.len) {
@@ -65,7 +66,7 @@ bool mt__pool_express(const mt_pool *p, double now) {
  * connections or its rate up. */
 static bool is_in_line(mt_share *s, mt_list *line) {
   bool here =
-      s->inflight < s->pool->opt.max && s->reqs.len > 0 && line_of(s) == line;
+      s->inflight < mt__share_max(s) && s->reqs.len > 0 && line_of(s) == line;
   if (here && s->pool->opt.rate.per_second > 0)
     here = mt__rate_allows(s, mt_reactor_now(s->pool->reactor));
   if (here) return true;
@@ -96,7 +97,7 @@ mt_share *mt__fair_next(mt_pool *p, mt_pace pace) {
 
 void mt__fair_charge(mt_share *s, double cost_ms) {
   s->deficit = s->reqs.len ? s->deficit - cost_ms : 0;
-  if (s->reqs.len && s->inflight < s->pool->opt.max) return;
+  if (s->reqs.len && s->inflight < mt__share_max(s)) return;
   mt_node_unlink(&s->ready);
 }
 

@@ -95,7 +95,7 @@ void mt__lease_grant_all(mt_pool *p) {
 static bool is_rejected(const mt_share *s) {
   mt_pool *p = s->pool;
   if (p->opt.queue_policy != MT_QUEUE_REJECT) return false;
-  if (s->inflight >= p->opt.max) return true;
+  if (s->inflight >= mt__share_max(s)) return true;
   return mt__server_full(p->server) &&
          (p->lease_waiters.len > 0 || !idle_slot(p));
 }
@@ -111,7 +111,7 @@ int mt_lease_acquire(mt_share *s,
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
   refusal = mt__breaker_refusal(p->server);
   if (refusal) return mt_fail(err, refusal);
-  if (s->leases.len >= (size_t)p->opt.max_waiting)
+  if (s->leases.len >= mt__share_max_waiting(s))
     return mt__share_refuse(s, err, "too many leases are waiting already");
   if (is_rejected(s))
     return mt__share_refuse(s, err, "every connection is taken");
@@ -135,6 +135,7 @@ int mt_lease_acquire(mt_share *s,
 static void req_done(mt_req *req) {
   mt_lease *l = req->owner;
   l->inflight--;
+  l->share->answered = mt_reactor_tick(l->share->pool->reactor);
   mt__req_disposed(l->share->pool, req);
   req->on_finish(req);
 }

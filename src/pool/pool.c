@@ -232,6 +232,7 @@ static void req_done(mt_req *req) {
   mt_share *share = req->owner;
   mt_pool *p = share->pool;
   share->inflight--;
+  share->answered = mt_reactor_tick(p->reactor);
   leave(req);
   if (req->behind_ms > 0) count_behind(p, req->behind_ms);
   mt__req_disposed(p, req);
@@ -264,7 +265,7 @@ static bool is_rejected(const mt_share *s, const mt_req *req) {
   const mt_pool *p = s->pool;
   return p->opt.queue_policy == MT_QUEUE_REJECT &&
          req->state == MT_REQ_WAITING && req->node.list == &s->reqs &&
-         (s->inflight >= p->opt.max || mt__server_full(p->server));
+         (s->inflight >= mt__share_max(s) || mt__server_full(p->server));
 }
 
 int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
@@ -275,7 +276,7 @@ int mt_share_submit(mt_share *s, mt_req *req, mt_error **err) {
     return mt_fail(err, mt_error_new(MT_E_DISPOSED, "the pool is closed"));
   refusal = mt__breaker_refusal(p->server);
   if (refusal) return mt_fail(err, refusal);
-  if (s->reqs.len >= (size_t)p->opt.max_waiting)
+  if (s->reqs.len >= mt__share_max_waiting(s))
     return mt__share_refuse(s, err, "too many statements are waiting already");
   rc = mt__rate_admit(s, err);
   if (rc != MT_OK) return rc;
@@ -344,6 +345,11 @@ void mt_share_init(mt_share *s, mt_pool *p, uint64_t hash,
   s->on_idle = on_idle;
   s->pool = p;
   s->hash = hash;
+}
+
+void mt_share_limit(mt_share *s, int max, int max_waiting) {
+  s->max = max;
+  s->max_waiting = max_waiting;
 }
 
 bool mt_share_busy(const mt_share *s) {

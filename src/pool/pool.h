@@ -74,7 +74,9 @@ typedef struct mt_share {
   uint64_t rate_epoch; /* of the pool's rate that rate_at belongs to */
   double rate_at;      /* when its next statement would be on time */
   mt_bucket retries;
-  double throttled_at; /* pool clock when its rate last held it back */
+  double throttled_at;  /* pool clock when its rate last held it back */
+  int max, max_waiting; /* its own; 0: the pool's */
+  uint64_t answered;    /* tick at which something of it was last answered */
   void (*on_idle)(struct mt_share *s); /* optional: nothing left of it */
   /* optional; must not call back into the pool */
   void (*on_exhausted)(struct mt_share *s, mt_exhausted what, double waited_ms);
@@ -178,6 +180,8 @@ void mt_pool_retire_all(mt_pool *p);
 
 void mt_share_init(mt_share *s, mt_pool *p, uint64_t hash,
                    void (*on_idle)(mt_share *s));
+/* Limits of its own, before it is used; 0: those of the pool. */
+void mt_share_limit(mt_share *s, int max, int max_waiting);
 /* Nothing of the share may be queued or in flight. */
 void mt_share_fini(mt_share *s);
 bool mt_share_busy(const mt_share *s);

@@ -194,6 +194,14 @@ void mt__lease_reset_done(mt_lease *l, bool clean);
 void mt__lease_grant_all(mt_pool *p);
 /* Fails a waiting lease that is in no list any more. */
 void mt__lease_fail(mt_lease *l, const mt_error *err);
+/* How much of it may run, and may wait, at a time. */
+static inline int mt__share_max(const mt_share *s) {
+  return s->max > 0 ? s->max : s->pool->opt.max;
+}
+static inline size_t mt__share_max_waiting(const mt_share *s) {
+  return (size_t)(s->max_waiting > 0 ? s->max_waiting
+                                     : s->pool->opt.max_waiting);
+}
 /* Links or unlinks share->waiting as its queues want it. */
 void mt__share_mark(mt_share *s);
 

@@ -72,6 +72,7 @@ struct mt_reactor {
   size_t live_ios, live_timers; /* for leak checks */
   size_t background;            /* ... and those of them that are */
   uint64_t turn;                /* counts the turns of the loop */
+  uint64_t ticks;               /* see mt_reactor_tick */
   uint64_t heavy_turn;          /* the last that had something heavy */
   double looks_at, looked_at;   /* when it last looked at its sockets, and the
                                    time before that; 0 when not told */
@@ -105,6 +106,10 @@ void mt_reactor_slice(mt_reactor *r, mt_defer *d, bool (*one)(void *data),
 /* True for one caller in a turn of the loop: who has milliseconds of work that
  * can't be cut up. The others are as ready in the next. */
 bool mt_reactor_take_heavy(mt_reactor *r);
+
+/* A number greater than all before: tells which of two things was first, even
+ * within a turn. */
+static inline uint64_t mt_reactor_tick(mt_reactor *r) { return ++r->ticks; }
 
 /* Sends what was queued since the last turn, now: for a caller that is about to
  * leave the loop to others. Not within a turn. */

@@ -83,7 +83,8 @@ bool mt_manager_resume(mt_manager *m, const char *id) {
 
 bool mt_manager_quiet(const mt_manager *m, const char *id) {
   const mt_tenant *t = mt_manager_find(m, id);
-  return !t || t->state != MT_TENANT_READY || !mt_share_busy(&t->share);
+  return !t || t->state != MT_TENANT_READY ||
+         (!mt_share_busy(&t->share) && !mt__readers_busy(t));
 }
 
 /* ---- settings --------------------------------------------------------------- */

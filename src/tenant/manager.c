@@ -179,6 +179,7 @@ static void tell_evicted(mt_tenant *t, const char *reason) {
 static void reroute(mt_tenant *t, const char *reason) {
   mt_tenant_ref(t);
   tell_evicted(t, reason);
+  mt__readers_detach(t);
   if (t->state == MT_TENANT_READY) t->rerouting = true;
   mt__route_forget_question(t);
   mt__tenant_check(t);
@@ -190,8 +191,10 @@ void mt__tenant_evict(mt_tenant *t, const char *reason) {
   assert(t->registered && !t->shared);
   HASH_DELETE(hh, m->tenants, t);
   mt_list_remove(&m->lru, &t->lru);
+  mt_list_push(&m->draining, &t->lru);
   t->registered = false;
   t->refs++;
+  mt__readers_detach(t);
   tell_evicted(t, reason);
   mt_tenant_unref(t);
   mt__tenant_check(t);
@@ -318,6 +321,7 @@ static void drop_entry(mt_tenant *t, const mt_error *err) {
   t->paused = t->rerouting = false;
   if (t->flight) mt__flight_abort(t->flight, err);
   mt__tenant_fail_pending(t, err);
+  mt__readers_detach(t);
   if (t->registered) {
     t->registered = false;
     if (t->shared) {

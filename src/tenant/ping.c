@@ -143,7 +143,7 @@ int mt_manager_ping_tenant(mt_manager *m, const char *id, double timeout_ms,
 
 int mt_manager_use_own_server(mt_manager *m, mt_error **err) {
   mt_pool_entry *e;
-  int rc = mt__pools_get(m, m->endpoint, NULL, &e, err);
+  int rc = mt__pools_get(m, m->endpoint, NULL, MT_POOL_AS_CONFIGURED, &e, err);
   if (rc == MT_OK) e->users--;
   return rc;
 }

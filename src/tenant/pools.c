@@ -65,8 +65,10 @@ static mt_pool_entry *add(mt_manager *m, const char *key, mt_endpoint *ep,
 }
 
 int mt__pools_get(mt_manager *m, mt_endpoint *ep, const char *tenant_id,
-                  mt_pool_entry **out, mt_error **err) {
-  bool own = m->cfg.dedicated && tenant_id;
+                  mt_pool_mode mode, mt_pool_entry **out, mt_error **err) {
+  bool own =
+      tenant_id && (mode == MT_POOL_AS_CONFIGURED ? m->cfg.dedicated
+                                                  : mode == MT_POOL_DEDICATED);
   char *key = own ? mt_asprintf("%s\x1ftenant=%s", ep->key, tenant_id)
                   : mt_strdup(ep->key);
   mt_pool_entry *e = NULL;

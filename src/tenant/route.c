@@ -4,6 +4,7 @@
  */
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/alloc.h"
 #include "pg/quote.h"
@@ -11,14 +12,15 @@
 
 /* ---- asking ------------------------------------------------------------------ */
 
-static void apply(mt_tenant *t, const mt_route *route);
+static void apply(mt_tenant *t, const mt_route *route,
+                  const mt_route_options *options);
 
 static void ask(mt_tenant *t) {
   mt_manager *m = t->manager;
   mt_route shared = {.schema = "public"};
   t->state = MT_TENANT_ROUTING;
   if (t->shared)
-    apply(t, &shared);
+    apply(t, &shared, NULL);
   else
     m->cbs.resolve(m, t->id, (uint64_t)(uintptr_t)t->resolution, m->data);
 }
@@ -41,18 +43,18 @@ void mt__route_forget_question(mt_tenant *t) {
   if (t->state == MT_TENANT_ROUTING) t->state = MT_TENANT_NEW;
 }
 
-void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
-                         const mt_error *err) {
+bool mt_manager_answer(mt_manager *m, uint64_t token, const mt_route *route,
+                       const mt_route_options *options, const mt_error *err) {
   mt_resolution *q = (mt_resolution *)(uintptr_t)token;
   mt_tenant *t = q->tenant;
   mt_error *none;
   (void)m;
   mt_free(q);
-  if (!t) return;
+  if (!t) return false;
   t->resolution = NULL;
   if (route) {
-    apply(t, route);
-    return;
+    apply(t, route, options);
+    return t->state == MT_TENANT_READY;
   }
   t->state = MT_TENANT_NEW;
   none = err ? mt_error_ref(err)
@@ -60,6 +62,24 @@ void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
                             t->id);
   mt__tenant_routed(t, none);
   mt_error_unref(none);
+  return false;
+}
+
+void mt_manager_resolved_with(mt_manager *m, uint64_t token,
+                              const mt_route *route,
+                              const mt_route_options *options,
+                              const mt_error *err) {
+  mt_route_options all = {0};
+  if (options) {
+    size_t size = options->size;
+    memcpy(&all, options, size < sizeof all ? size : sizeof all);
+  }
+  mt_manager_answer(m, token, route, options ? &all : NULL, err);
+}
+
+void mt_manager_resolved(mt_manager *m, uint64_t token, const mt_route *route,
+                         const mt_error *err) {
+  mt_manager_answer(m, token, route, NULL, err);
 }
 
 /* ---- checking ------------------------------------------------------------------ */
@@ -108,23 +128,69 @@ static mt_error *check_role(const char *id, const char *role) {
                       role);
 }
 
-mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route) {
+static mt_error *setting_error(const char *id, const char *name,
+                               const char *why) {
+  return mt_error_new(MT_E_POLICY,
+                      "route.settings.%.63s of tenant \"%s\": it %s", name, id,
+                      why);
+}
+
+static bool is_repeated(const char *const *pairs, const char *name) {
+  const char *const *p;
+  int n = 0;
+  for (p = pairs; *p; p += 2) n += strcasecmp(*p, name) == 0;
+  return n > 1;
+}
+
+static mt_error *check_settings(const char *id, const mt_route *route,
+                                const char *const *pairs) {
+  const char *const *p;
+  for (p = pairs; p && *p; p += 2) {
+    const char *why = mt_setting_problem(p[0], p[1]);
+    if (!why && route->setting && strcasecmp(p[0], route->setting) == 0)
+      why = "belongs to the tenant's scope";
+    if (!why && is_repeated(pairs, p[0])) why = "is there twice";
+    if (!why && p - pairs >= 2 * MT_SETTINGS_MAX)
+      why = "is one of more than 16";
+    if (why) return setting_error(id, p[0], why);
+  }
+  return NULL;
+}
+
+static mt_error *check_options(const char *id, const mt_route *route,
+                               const mt_route_options *o) {
+  const char *what = NULL;
+  if (!o) return NULL;
+  if (o->pool_max < 0)
+    what = "max";
+  else if (o->max_waiting < 0)
+    what = "max_waiting";
+  else if ((unsigned)o->mode > MT_POOL_DEDICATED)
+    what = "mode";
+  if (!what) return check_settings(id, route, o->settings);
+  return mt_error_new(MT_E_POLICY, "route.pool.%s of tenant \"%s\": not valid",
+                      what, id);
+}
+
+mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route,
+                           const mt_route_options *options) {
   mt_error *err = check_schema(id, shared, route);
   if (!err) err = check_role(id, route->role);
   if (!err) err = check_database(id, route->database);
   if (!err) err = check_setting(id, route);
+  if (!err) err = check_options(id, route, options);
   return err;
 }
 
 /* Two live ids on one schema would share their data: refuse the second. Where
  * they are meant to, policies keep their rows apart. */
-static mt_error *own(mt_tenant *t, const mt_endpoint *ep,
-                     const mt_route *route) {
-  const char *schema = route->schema;
+mt_error *mt__route_own(mt_tenant *t, const mt_endpoint *ep,
+                        const mt_scope *scope) {
+  const char *schema = scope->schema;
   mt_manager *m = t->manager;
   mt_tenant *other;
   bool failed = false;
-  if (t->shared || route->setting) return NULL;
+  if (t->shared || scope->setting) return NULL;
   /* how one connects, and as whom, makes no other database of it */
   t->owner_key = mt_asprintf("%s/%s/%s", ep->server,
                              ep->dbname ? ep->dbname : ep->key, schema);
@@ -137,6 +203,11 @@ static mt_error *own(mt_tenant *t, const mt_endpoint *ep,
         MT_E_INVALID_TENANT_ID,
         "tenant \"%s\" maps to schema \"%s\", which is tenant \"%s\"'s", t->id,
         schema, other->id);
+  }
+  if (other && t->of && other->registered) { /* itself, or another reader */
+    mt_free(t->owner_key);
+    t->owner_key = NULL;
+    return NULL;
   }
   if (other) { /* an evicted entry of the same id still drains */
     HASH_DELETE(owner_hh, m->owners, other);
@@ -159,16 +230,35 @@ static void disown(mt_tenant *t) {
   t->owner_key = NULL;
 }
 
+void mt__route_undo(mt_tenant *t) {
+  disown(t);
+  mt_scope_unref(t->scope);
+  t->scope = NULL;
+}
+
 /* ---- applying -------------------------------------------------------------------- */
 
-static mt_error *endpoint_for(mt_manager *m, const mt_route *route,
+/* A route is the policy's, who made it has to know which part is wrong. */
+static mt_error *of_route(const char *id, mt_error *err) {
+  mt_error *e = mt_error_new(MT_E_POLICY, "route.url of tenant \"%s\": %s", id,
+                             err->message);
+  if (err->code != MT_E_MISUSE) {
+    mt_error_unref(e);
+    return err;
+  }
+  mt_error_unref(err);
+  return e;
+}
+
+static mt_error *endpoint_for(mt_tenant *t, const mt_route *route,
                               mt_endpoint **out) {
+  mt_manager *m = t->manager;
   mt_error *err = NULL;
   mt_endpoint *base = NULL;
   if (!route->url)
     base = mt_endpoint_ref(m->endpoint);
   else if (mt_endpoint_parse(route->url, &base, &err) != MT_OK)
-    return err;
+    return of_route(t->id, err);
   if (!route->database) {
     *out = base;
     return NULL;
@@ -178,7 +268,8 @@ static mt_error *endpoint_for(mt_manager *m, const mt_route *route,
   return err;
 }
 
-static mt_scope *scope_for(mt_tenant *t, const mt_route *route) {
+static mt_scope *scope_for(mt_tenant *t, const mt_route *route,
+                           const mt_route_options *o) {
   static const char *const shared_path[] = {"public", NULL};
   mt_manager *m = t->manager;
   mt_scope *s =
@@ -187,24 +278,26 @@ static mt_scope *scope_for(mt_tenant *t, const mt_route *route) {
                    route->role, m->cfg.verify_schema);
   if (!s) return NULL;
   s->any_oid = t->shared || route->setting; /* nobody's own */
-  if (!route->setting ||
-      mt_scope_set_setting(s, route->setting, route->setting_value))
+  if ((!route->setting ||
+       mt_scope_set_setting(s, route->setting, route->setting_value)) &&
+      (!o || mt_scope_set_settings(s, o->settings, false)))
     return s;
   mt_scope_unref(s);
   return NULL;
 }
 
-static mt_error *build(mt_tenant *t, const mt_route *route, mt_endpoint *ep) {
+static mt_error *build(mt_tenant *t, const mt_route *route,
+                       const mt_route_options *o, mt_endpoint *ep) {
   mt_manager *m = t->manager;
-  mt_error *err = own(t, ep, route);
-  if (err) return err;
-  t->scope = scope_for(t, route);
-  if (t->scope &&
-      mt__pools_get(m, ep, t->shared ? NULL : t->id, &t->entry, &err) == MT_OK)
+  mt_error *err = NULL;
+  t->scope = scope_for(t, route, o);
+  if (t->scope) err = mt__route_own(t, ep, t->scope);
+  if (t->scope && !err &&
+      mt__pools_get(m, ep, t->shared ? NULL : t->id,
+                    o ? o->mode : MT_POOL_AS_CONFIGURED, &t->entry,
+                    &err) == MT_OK)
     return NULL;
-  disown(t);
-  mt_scope_unref(t->scope);
-  t->scope = NULL;
+  mt__route_undo(t);
   return err ? err : mt_error_oom();
 }
 
@@ -251,20 +344,27 @@ static void on_exhausted(mt_share *s, mt_exhausted what, double waited_ms) {
   mt_defer_add(t->manager->reactor, &x->defer, MT_DEFER_DELIVER);
 }
 
-static void apply(mt_tenant *t, const mt_route *route) {
+void mt__route_share(mt_tenant *t, int max, int max_waiting) {
+  mt_share_init(&t->share, t->entry->pool, mt_hash64(t->id, strlen(t->id), 7),
+                on_idle);
+  mt_share_limit(&t->share, max, max_waiting);
+  t->share.on_exhausted = on_exhausted;
+}
+
+static void apply(mt_tenant *t, const mt_route *route,
+                  const mt_route_options *o) {
   mt_endpoint *ep = NULL;
-  mt_error *err = mt_route_problem(t->id, t->shared, route);
-  if (!err) err = endpoint_for(t->manager, route, &ep);
-  if (!err) err = build(t, route, ep);
+  mt_error *err = mt_route_problem(t->id, t->shared, route, o);
+  if (!err) err = endpoint_for(t, route, &ep);
+  if (!err) err = build(t, route, o, ep);
   mt_endpoint_unref(ep);
   if (err) {
     t->state = MT_TENANT_NEW;
   } else {
     t->state = MT_TENANT_READY;
     t->verified = 0;
-    mt_share_init(&t->share, t->entry->pool, mt_hash64(t->id, strlen(t->id), 7),
-                  on_idle);
-    t->share.on_exhausted = on_exhausted;
+    t->written = mt_reactor_tick(t->manager->reactor);
+    mt__route_share(t, o ? o->pool_max : 0, o ? o->max_waiting : 0);
     created(t);
   }
   mt__tenant_routed(t, err);

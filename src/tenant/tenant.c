@@ -14,22 +14,39 @@
 
 bool mt_tenant_busy(const mt_tenant *t) {
   return t->paused || t->flight || t->pending.len || t->acquires.len ||
-         (t->state == MT_TENANT_READY && mt_share_busy(&t->share));
+         (t->state == MT_TENANT_READY && mt_share_busy(&t->share)) ||
+         mt__readers_busy(t);
+}
+
+/* What it has written as the last is not forgotten with it. */
+static void leave_word(const mt_tenant *t) {
+  mt_tenant *now =
+      t->of || t->shared ? NULL : mt_manager_find(t->manager, t->id);
+  uint64_t at = mt__tenant_written(t);
+  if (now && now->written < at) now->written = at;
+}
+
+static void tenant_free(mt_tenant *t) {
+  mt_manager *m = t->manager;
+  mt_node_unlink(&t->lru);
+  if (t->of) mt_tenant_unref(t->of);
+  mt_free(t->reader_url);
+  mt_free(t);
+  mt__manager_unref(m);
 }
 
 static void on_free(mt_defer *d) {
   mt_tenant *t = mt_container(d, mt_tenant, freeing);
-  mt_manager *m = t->manager;
   if (t->rerouting && !mt_share_busy(&t->share)) {
     t->rerouting = false;
     mt__route_drop(t);
     if (!t->paused) mt__tenant_resumed(t);
   }
   if (t->registered || mt_tenant_busy(t)) return;
+  leave_word(t);
   mt__route_drop(t);
   if (t->refs > 0) return;
-  mt_free(t);
-  mt__manager_unref(m);
+  tenant_free(t);
 }
 
 void mt__tenant_check(mt_tenant *t) {
@@ -66,6 +83,7 @@ mt_tenant *mt_tenant_live(mt_tenant *t, mt_error **err) {
     mt_fail(err, mt__disposed_error());
     return NULL;
   }
+  if (t->of) return mt__reader_live(t, err);
   if (t->registered && !mt__tenant_is_stale(t)) {
     mt__tenant_touch(t);
     return t;
@@ -81,6 +99,23 @@ bool mt__tenant_is_stale(const mt_tenant *t) {
   return t->state == MT_TENANT_READY && !t->rerouting && t->scope->stale;
 }
 
+uint64_t mt__tenant_written(const mt_tenant *t) {
+  uint64_t at = t->state == MT_TENANT_READY ? t->share.answered : 0;
+  return at > t->written ? at : t->written;
+}
+
+uint64_t mt_tenant_written(const mt_tenant *t) {
+  uint64_t at = mt__tenant_written(t), other;
+  const mt_node *n;
+  for (n = t->manager->draining.head; n; n = n->next) {
+    const mt_tenant *old = mt_container(n, mt_tenant, lru);
+    if (strcmp(old->id, t->id) != 0) continue;
+    other = mt__tenant_written(old);
+    if (other > at) at = other;
+  }
+  return at;
+}
+
 const char *mt_tenant_schema(const mt_tenant *t) {
   return t->state == MT_TENANT_READY ? t->scope->schema : NULL;
 }
@@ -88,6 +123,7 @@ const char *mt_tenant_schema(const mt_tenant *t) {
 /* ---- requests ------------------------------------------------------------------- */
 
 static int submit_ready(mt_tenant *t, mt_req *req, mt_error **err) {
+  if (t->of) mt__reader_follow(t);
   if (!req->scope) req->scope = mt_scope_ref(t->scope);
   return mt_share_submit(&t->share, req, err);
 }
@@ -162,6 +198,7 @@ static void on_grant(mt_lease *l, const mt_error *err) {
 }
 
 static int acquire_ready(mt_acquire *a, mt_error **err) {
+  if (a->tenant->of) mt__reader_follow(a->tenant);
   return mt_lease_acquire(&a->tenant->share, on_grant, a, &a->lease, err);
 }
 
@@ -181,6 +218,31 @@ int mt_tenant_acquire(mt_tenant *t,
   *out = a;
   rc = may_go_on(t) ? acquire_ready(a, err)
                     : wait_for_route(t, &t->acquires, &a->node, err);
+  if (rc != MT_OK) mt_free(a);
+  return rc;
+}
+
+bool mt_tenant_is_routed(const mt_tenant *t) {
+  return t->registered && may_go_on(t) && !mt__tenant_is_stale(t);
+}
+
+int mt_tenant_wait_route(mt_tenant *t,
+                         void (*on_done)(mt_acquire *a, mt_lease *l,
+                                         const mt_error *err),
+                         void *data, mt_acquire **out, mt_error **err) {
+  mt_acquire *a;
+  int rc;
+  t = mt_tenant_live(t, err);
+  if (!t) return err && *err ? (*err)->code : MT_E_DISPOSED;
+  a = mt_calloc(sizeof *a);
+  if (!a) return mt_fail(err, mt_error_oom());
+  a->tenant = t;
+  a->route_only = true;
+  a->on_done = on_done;
+  a->data = data;
+  *out = a;
+  rc = wait_for_route(t, &t->acquires, &a->node, err);
+  if (rc == MT_OK && may_go_on(t)) mt__tenant_resumed(t); /* it is there */
   if (rc != MT_OK) mt_free(a);
   return rc;
 }
@@ -225,7 +287,8 @@ static void go_on(mt_tenant *t) {
   }
   while ((n = mt_list_pop(&acquires))) {
     mt_acquire *a = mt_container(n, mt_acquire, node);
-    if (acquire_ready(a, &err) != MT_OK) acquire_end(a, NULL, err);
+    if (a->route_only || acquire_ready(a, &err) != MT_OK)
+      acquire_end(a, NULL, err);
     mt_error_unref(err);
     err = NULL;
   }

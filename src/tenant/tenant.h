@@ -37,7 +37,8 @@ typedef struct mt_pool_entry {
 
 struct mt_tenant {
   UT_hash_handle hh, owner_hh;
-  mt_node lru; /* in manager->lru while registered */
+  mt_node lru; /* in manager->lru while registered, then in draining; a
+                  reader's in its tenant's readers */
   mt_manager *manager;
   mt_tenant_state state;
   int refs;        /* handles */
@@ -55,7 +56,12 @@ struct mt_tenant {
   double last_used;
   uint64_t verified; /* pool generation of the last ping, 0 never */
   mt_defer freeing;
-  char *owner_key; /* endpoint and schema, in manager->owners */
+  char *owner_key;   /* endpoint and schema, in manager->owners */
+  uint64_t written; /* it may have written until that tick: when it became
+                       READY, and by entries of its id that have drained */
+  mt_list readers;   /* entries of its replicas, while it is registered */
+  mt_tenant *of;     /* a reader's: whose it is, a reference */
+  char *reader_url;  /* a reader's: where it reads; "": where its tenant is */
   char id[];
 };
 
@@ -64,6 +70,7 @@ typedef struct mt_acquire {
   mt_node node; /* tenant->acquires while routing */
   mt_tenant *tenant;
   mt_lease *lease;
+  bool route_only; /* it wants no lease, only the route */
   /* Runs once, later; with an error there is no lease. The acquire is gone
    * when this returns. */
   void (*on_done)(struct mt_acquire *a, mt_lease *l, const mt_error *err);
@@ -86,10 +93,33 @@ int mt_tenant_acquire(mt_tenant *t,
                       void *data, mt_acquire **out, mt_error **err);
 /* on_done will not run. */
 void mt_acquire_cancel(mt_acquire *a);
+/* The same without a lease: on_done once the route is known and the tenant is
+ * not paused. */
+int mt_tenant_wait_route(mt_tenant *t,
+                         void (*on_done)(mt_acquire *a, mt_lease *l,
+                                         const mt_error *err),
+                         void *data, mt_acquire **out, mt_error **err);
+/* Is that so now? */
+bool mt_tenant_is_routed(const mt_tenant *t);
+/*
+ * reader.c. The entry for what reads t at another server (NULL: at its own), in
+ * read-only transactions of the same scope; a reference. t's route must be
+ * known. It is no tenant in the registry: it goes when t's entry goes, and then
+ * takes nothing more (MT_E_CONNECTION_LOST; nothing has run).
+ */
+int mt_tenant_reader(mt_tenant *t, const char *url, mt_tenant **out,
+                     mt_error **err);
+/* The tick of the reactor until which something of the tenant's may have
+ * written; its readers do not. */
+uint64_t mt_tenant_written(const mt_tenant *t);
 mt_tenant *mt_tenant_ref(mt_tenant *t);
 /* Why no tenant of this id can have that route, as far as the route itself
  * tells; NULL: nothing. */
-mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route);
+mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route,
+                           const mt_route_options *options);
+/* As mt_manager_resolved_with. True: somebody still asked, and it was taken. */
+bool mt_manager_answer(mt_manager *m, uint64_t token, const mt_route *route,
+                       const mt_route_options *options, const mt_error *err);
 /* Something of it is queued, in flight, leased or being connected. */
 bool mt_tenant_busy(const mt_tenant *t);
 

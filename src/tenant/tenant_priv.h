@@ -31,6 +31,7 @@ struct mt_manager {
   mt_tenant *tenants; /* by id */
   mt_tenant *owners;  /* by owner_key */
   mt_list lru;        /* oldest first */
+  mt_list draining;   /* evicted, not gone yet */
   mt_tenant *shared;
   mt_server_entry *servers;
   mt_pool_entry *pools;
@@ -62,6 +63,8 @@ void mt__tenant_check(mt_tenant *t);
 /* Its schema has gone, or another has its name: the host is to say where the
  * tenant is now. */
 bool mt__tenant_is_stale(const mt_tenant *t);
+/* The same of this entry alone. */
+uint64_t mt__tenant_written(const mt_tenant *t);
 /* The route has come, or has failed. */
 void mt__tenant_routed(mt_tenant *t, const mt_error *err);
 void mt__tenant_fail_pending(mt_tenant *t, const mt_error *err);
@@ -71,11 +74,27 @@ bool mt__tenant_held(const mt_tenant *t);
 void mt__tenant_resumed(mt_tenant *t);
 
 /* route.c */
+/* Makes t the owner of its schema there; the caller owns the error. */
+mt_error *mt__route_own(mt_tenant *t, const mt_endpoint *ep,
+                        const mt_scope *scope);
+/* Forgets what a route that came to nothing has left. */
+void mt__route_undo(mt_tenant *t);
+/* A share of the pool of t->entry, for t; limits of 0: the pool's. */
+void mt__route_share(mt_tenant *t, int max, int max_waiting);
 /* Asks for the route unless it is known or asked for. */
 int mt__route_start(mt_tenant *t, mt_error **err);
 /* Lets go of scope, share and ownership; t must be quiet. */
 void mt__route_drop(mt_tenant *t);
 void mt__route_forget_question(mt_tenant *t);
+
+/* reader.c */
+/* Its readers take nothing more, and go when they are quiet. */
+void mt__readers_detach(mt_tenant *t);
+bool mt__readers_busy(const mt_tenant *t);
+/* Of a reader: knows the schema by what its tenant knows. */
+void mt__reader_follow(mt_tenant *t);
+/* A reader may be used: its tenant is as it was, and not paused. */
+mt_tenant *mt__reader_live(mt_tenant *t, mt_error **err);
 
 /* flight.c */
 /* manager->starter's callback. */
@@ -89,7 +108,7 @@ void mt__flight_abort(mt_attempts *f, const mt_error *err);
 /* pools.c */
 /* The pool for this endpoint (and tenant, when dedicated), made if need be. */
 int mt__pools_get(mt_manager *m, mt_endpoint *ep, const char *tenant_id,
-                  mt_pool_entry **out, mt_error **err);
+                  mt_pool_mode mode, mt_pool_entry **out, mt_error **err);
 void mt__pools_close_dedicated(mt_pool_entry *e);
 /* Starts to close all; the manager hears of the last one. Returns how many. */
 int mt__pools_close_all(mt_manager *m, double timeout_ms);

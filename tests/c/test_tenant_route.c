@@ -133,8 +133,8 @@ static void hostile_routes_are_refused(void **state) {
       {{.schema = "t_a", .role = ""}, MT_E_POLICY},
       {{.schema = "t_a", .role = "none"}, MT_E_POLICY},
       {{.schema = "t_a", .role = "\xff"}, MT_E_POLICY},
-      {{.schema = "t_a", .url = "postgresql://u:s3cret@h:x/d"}, MT_E_MISUSE},
-      {{.schema = "t_a", .url = "postgresql://u:s3cret%zz@h/d"}, MT_E_MISUSE},
+      {{.schema = "t_a", .url = "postgresql://u:s3cret@h:x/d"}, MT_E_POLICY},
+      {{.schema = "t_a", .url = "postgresql://u:s3cret%zz@h/d"}, MT_E_POLICY},
   };
   mt_house h;
   mt_tenant *t;

@@ -66,12 +66,13 @@ describe("testing.resolve", function()
         ctx.sleep(500)
         seen = { id, ctx.now_ms() - before, ctx.region, clock:now() }
         return { url = "postgresql://eu/app", schema = "t_" .. id,
-                 labels = { "any", "thing" } }
+                 labels = { tier = "gold" } }
       end, "acme", { region = "eu" }))
     end)
     assert.same({ "acme", 500, "eu", 500 }, seen)
     assert.same({ strategy = "schema", url = "postgresql://eu/app",
-                  schema = "t_acme", server = "eu:5432" }, route)
+                  schema = "t_acme", server = "eu:5432",
+                  labels = { tier = "gold" } }, route)
   end)
 
   it("gives the errors that a manager gives", function()

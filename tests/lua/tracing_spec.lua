@@ -111,4 +111,19 @@ describe("an application_name", function()
                                  "acme"))
     assert.is_nil(name(function() error "no" end, "acme"))
   end)
+
+  it("is a setting of the route, unless that has its own", function()
+    local cfg = { connection = { application_name = "app" },
+                  tracing = { application_name = true } }
+    assert.same({ application_name = "app:acme", work_mem = "1MB" },
+                tracing.name_route(cfg, "acme", {
+                  settings = { work_mem = "1MB" } }).settings)
+    assert.same({ Application_Name = "mine" }, tracing.name_route(cfg, "acme", {
+      settings = { Application_Name = "mine" } }).settings)
+    assert.is_nil(tracing.name_route({ tracing = {} }, "acme", {}).settings)
+    local many = {}
+    for i = 1, 16 do many["a.b" .. i] = "x" end
+    assert.equal(many, tracing.name_route(cfg, "acme",
+                                          { settings = many }).settings)
+  end)
 end)

@@ -164,9 +164,14 @@ local function resolve(cfg, id, ctx)
   local route
   route, err = ask(cfg, id, ctx)
   if not route then return nil, err end
-  route.server, err = core.check_route(id, route, cfg.connection.url)
-  if not route.server then return nil, err end
-  return route
+  local address
+  address, err = core.check_route(id, route, cfg.connection.url)
+  if not address then return nil, err end
+  local out = routing.describe(cfg, route)
+  out.server = out.server or address
+  out.url = route.given and out.url
+  out.setting, out.setting_value = route.setting, route.setting_value
+  return out
 end
 
 

@@ -133,6 +133,63 @@ describe("SQL comments", function()
 end)
 
 
+describe("an application_name per tenant", function()
+  setup(function() env.tenants({ "acme", "globex" }) end)
+  after_each(env.assert_nothing_left)
+
+  local NAME = "SELECT application_name FROM pg_stat_activity "
+    .. "WHERE pid = pg_backend_pid()"
+  local OWN = env.APPLICATION
+
+  local function naming(how)
+    return env.manager { tracing = { application_name = how },
+                         connection = { max_connections = 1 } }
+  end
+
+  local function seen(db, sql)
+    return env.must(db:value(sql or NAME))
+  end
+
+  it("shows while its statements run, and ends with them", env.in_task(function()
+    local manager = naming(true)
+    local acme, globex = manager:get_db("acme"), manager:get_db("globex")
+    assert.equal(OWN .. ":acme", seen(acme))
+    assert.equal(OWN .. ":globex", seen(globex))
+    assert.equal(OWN, seen(manager:get_shared_db()))
+    assert.equal(OWN .. ":acme", env.must(acme:transaction(function(tx)
+      return seen(tx)
+    end)))
+    assert.equal(OWN .. ":globex", env.must(globex:session(function(session)
+      return seen(session)
+    end)))
+    assert.equal(OWN .. ":acme", env.must(acme:exec(NAME))[1].application_name)
+    assert.equal(OWN, seen(manager:get_shared_db()))
+    assert.equal(1, env.count()) -- it is one connection, idle under its own name
+    assert.equal(1, manager:get_stats().opened)
+    local running = mtenant.spawn(function()
+      return acme:query("SELECT pg_sleep(0.5)")
+    end)
+    env.eventually("it is seen from outside", function()
+      return env.sql("SELECT count(*) FROM pg_stat_activity WHERE "
+        .. "application_name = '" .. OWN .. ":acme' AND state = 'active'") == "1"
+    end)
+    running:await()
+  end))
+
+  it("keeps statements prepared", env.in_task(function()
+    local db = naming(function(id) return "tenant " .. id end):get_db("acme")
+    assert.equal("tenant acme", seen(db))
+    for i = 1, 4 do assert.equal(i + 1, db:value("SELECT $1::int + 1", i)) end
+    assert.equal(1, db:value("SELECT count(*) FROM pg_prepared_statements "
+      .. "WHERE statement = 'SELECT $1::int + 1'"))
+  end))
+
+  it("is not there unless asked for", env.in_task(function()
+    assert.equal(OWN, seen(naming(false):get_db("acme")))
+  end))
+end)
+
+
 describe("log lines", function()
   setup(function() env.tenants({ "acme", "globex" }) end)
   after_each(env.assert_nothing_left)
