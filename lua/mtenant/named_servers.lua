@@ -94,6 +94,8 @@ local prepared = setmetatable({}, { __mode = "k" })
 local function prepare(cfg)
   local core = require "mtenant.core" -- a configuration can do without
   local out = { names = {}, by_name = {} }
+  -- of no use where it is wrong: then there is no manager either
+  out.own = core.server_url(cfg.connection.url)
   for name, server in pairs(cfg.servers or {}) do
     local address, url = core.server_url(text_of(server), cfg.connection.url)
     if not address then
@@ -114,7 +116,7 @@ end
 --- The servers of a defined configuration.
 ---@param cfg mtenant.config
 ---@return table|nil servers  names: sorted; by_name: { name, url (complete, with
----  its password), given (as written), address ("host:port"), labels }
+---  its password), given (as written), address ("host:port"), labels }; own: the address of connection.url
 ---@return mtenant.error|nil err  of code misuse: a url is none
 function M.of(cfg)
   local out, err = prepared[cfg]

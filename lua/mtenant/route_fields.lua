@@ -49,7 +49,8 @@ local function unknown(path, key, fields)
   end
   local text = format("%s.%s is not a field of a route", path,
                       schema.printable(key, 60))
-  local meant = #key <= 60 and schema.nearest(fields, key)
+  local meant = KNOWN[fields][key .. "_ms"] and key .. "_ms"
+    or #key <= 60 and schema.nearest(fields, key)
   return meant and format('%s, did you mean "%s"?', text, meant) or text
 end
 
@@ -289,6 +290,7 @@ local function read_texts(cfg, route, out)
   out.server = route.server
   out.url = server and server.url or route.url
   out.given = server and server.given or route.url
+  out.address = server and server.address
 end
 
 
@@ -316,7 +318,8 @@ function M.read(cfg, route)
   if route.read ~= nil then
     out.read, problem = read_read(cfg, route.read)
     if problem then return nil, problem end
-    out.address = core.server_url(out.url or cfg.connection.url)
+    out.address = out.address or out.url and core.server_url(out.url)
+      or named_servers.of(cfg).own
   end
   return out
 end

@@ -111,7 +111,9 @@ int mt_lua_check_route(lua_State *L) {
   luaL_checktype(L, 2, LUA_TTABLE);
   read_route(L, 2, &r);
   err = mt_route_problem(id, false, &r.route, &r.options);
-  if (!err) mt_endpoint_parse(r.route.url ? r.route.url : url, &ep, &err);
+  if (!err &&
+      mt_endpoint_parse(r.route.url ? r.route.url : url, &ep, &err) != MT_OK)
+    err = mt_route_url_error(id, err);
   if (err) return mt_lua_fail(L, err, id);
   lua_pushstring(L, ep->server);
   mt_endpoint_unref(ep);

@@ -239,7 +239,7 @@ void mt__route_undo(mt_tenant *t) {
 /* ---- applying -------------------------------------------------------------------- */
 
 /* A route is the policy's, who made it has to know which part is wrong. */
-static mt_error *of_route(const char *id, mt_error *err) {
+mt_error *mt_route_url_error(const char *id, mt_error *err) {
   mt_error *e = mt_error_new(MT_E_POLICY, "route.url of tenant \"%s\": %s", id,
                              err->message);
   if (err->code != MT_E_MISUSE) {
@@ -258,7 +258,7 @@ static mt_error *endpoint_for(mt_tenant *t, const mt_route *route,
   if (!route->url)
     base = mt_endpoint_ref(m->endpoint);
   else if (mt_endpoint_parse(route->url, &base, &err) != MT_OK)
-    return of_route(t->id, err);
+    return mt_route_url_error(t->id, err);
   if (!route->database) {
     *out = base;
     return NULL;

@@ -56,12 +56,12 @@ struct mt_tenant {
   double last_used;
   uint64_t verified; /* pool generation of the last ping, 0 never */
   mt_defer freeing;
-  char *owner_key;   /* endpoint and schema, in manager->owners */
+  char *owner_key;  /* endpoint and schema, in manager->owners */
   uint64_t written; /* it may have written until that tick: when it became
                        READY, and by entries of its id that have drained */
-  mt_list readers;   /* entries of its replicas, while it is registered */
-  mt_tenant *of;     /* a reader's: whose it is, a reference */
-  char *reader_url;  /* a reader's: where it reads; "": where its tenant is */
+  mt_list readers;  /* entries of its replicas, while it is registered */
+  mt_tenant *of;    /* a reader's: whose it is, a reference */
+  char *reader_url; /* a reader's: where it reads; "": where its tenant is */
   char id[];
 };
 
@@ -117,6 +117,8 @@ mt_tenant *mt_tenant_ref(mt_tenant *t);
  * tells; NULL: nothing. */
 mt_error *mt_route_problem(const char *id, bool shared, const mt_route *route,
                            const mt_route_options *options);
+/* What is wrong with its url, as an error of the route; takes err. */
+mt_error *mt_route_url_error(const char *id, mt_error *err);
 /* As mt_manager_resolved_with. True: somebody still asked, and it was taken. */
 bool mt_manager_answer(mt_manager *m, uint64_t token, const mt_route *route,
                        const mt_route_options *options, const mt_error *err);

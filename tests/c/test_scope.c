@@ -117,6 +117,126 @@ static void a_setting_is_quoted(void **state) {
   }
 }
 
+static mt_settings *settings_of(const char *const *pairs, bool read_only) {
+  mt_settings *s = NULL;
+  assert_true(mt_settings_new(pairs, read_only, &s));
+  return s;
+}
+
+static void settings_are_sorted_and_quoted(void **state) {
+  static const char *const pairs[] = {
+      "work_mem", "5MB", "App.Who", "o'brien \"\\ {},", "jit", "off", NULL};
+  mt_settings *s = settings_of(pairs, false);
+  (void)state;
+  assert_int_equal(s->n, 3);
+  assert_string_equal(s->name_array, "{\"App.Who\",\"jit\",\"work_mem\"}");
+  assert_string_equal(s->value_array,
+                      "{\"o'brien \\\"\\\\ {},\",\"off\",\"5MB\"}");
+  assert_string_equal(s->local[0],
+                      "SET LOCAL \"app\".\"who\" = E'o''brien \"\\\\ {},'");
+  assert_string_equal(s->local[1], "SET LOCAL \"jit\" = 'off'");
+  assert_string_equal(s->local[2], "SET LOCAL \"work_mem\" = '5MB'");
+  assert_string_equal(s->names[0], "app.who");
+  assert_true(s->timeout_ms == 0);
+  mt_settings_free(s);
+}
+
+static void no_settings_are_none(void **state) {
+  static const char *const none[] = {NULL};
+  (void)state;
+  assert_null(settings_of(NULL, false));
+  assert_null(settings_of(none, false));
+  mt_settings_free(NULL);
+}
+
+static void a_reader_says_read_only_last(void **state) {
+  static const char *const pairs[] = {"work_mem", "5MB", NULL};
+  mt_settings *s = settings_of(pairs, true);
+  (void)state;
+  assert_int_equal(s->n, 2);
+  assert_string_equal(s->names[1], "transaction_read_only");
+  assert_string_equal(s->local[1],
+                      "SET LOCAL \"transaction_read_only\" = 'on'");
+  assert_string_equal(s->value_array, "{\"5MB\",\"on\"}");
+  mt_settings_free(s);
+}
+
+static void a_time_limit_is_read_as_the_server_does(void **state) {
+  static const struct {
+    const char *text;
+    double ms;
+  } cases[] = {{"1500", 1500},  {"2s", 2000},    {"1.5 s", 1500},
+               {"1min", 60000}, {"1h", 3600000}, {"1d", 86400000},
+               {"5ms", 5},      {"0", 0}};
+  static const char *const wrong[] = {"", "soon", "-1", "5 weeks", "1e99", "s"};
+  size_t i;
+  (void)state;
+  for (i = 0; i < MT_COUNT(cases); i++) {
+    const char *const pairs[] = {"Statement_Timeout", cases[i].text, NULL};
+    mt_settings *s = settings_of(pairs, false);
+    assert_null(mt_setting_problem(pairs[0], pairs[1]));
+    assert_true(s->timeout_ms == cases[i].ms);
+    mt_settings_free(s);
+  }
+  for (i = 0; i < MT_COUNT(wrong); i++)
+    assert_non_null(mt_setting_problem("statement_timeout", wrong[i]));
+}
+
+static void what_the_scope_needs_is_refused(void **state) {
+  static const char *const refused[] = {"search_path",
+                                        "ROLE",
+                                        "Session_Authorization",
+                                        "client_encoding",
+                                        "row_security",
+                                        "seed",
+                                        "transaction_read_only",
+                                        "",
+                                        "a b",
+                                        "1a",
+                                        "a.",
+                                        ".a",
+                                        "a..b",
+                                        "a-b",
+                                        "a\"b",
+                                        "\xc3\xa9"};
+  static const char *const taken[] = {"work_mem", "a.b", "A.b.c", "_x", "x$1"};
+  char longest[65];
+  size_t i;
+  (void)state;
+  for (i = 0; i < MT_COUNT(refused); i++)
+    assert_non_null(mt_setting_problem(refused[i], "x"));
+  for (i = 0; i < MT_COUNT(taken); i++)
+    assert_null(mt_setting_problem(taken[i], ""));
+  memset(longest, 'x', 64);
+  longest[64] = '\0';
+  assert_non_null(mt_setting_problem(longest, "x"));
+  longest[63] = '\0';
+  assert_null(mt_setting_problem(longest, "x"));
+  assert_non_null(mt_setting_problem("a.b", "\xff"));
+}
+
+static void a_readers_scope_is_its_tenants(void **state) {
+  static const char *const pairs[] = {"work_mem", "5MB", NULL};
+  mt_scope *s = scope("t_a", usual, "r"), *r;
+  (void)state;
+  assert_true(mt_scope_set_settings(s, pairs, false));
+  assert_true(mt_scope_set_setting(s, "app.tenant_id", "a"));
+  s->oid = 77;
+  r = mt_scope_reader(2, s);
+  mt_scope_unref(s);
+  assert_non_null(r);
+  assert_int_equal(r->id, 2);
+  assert_int_equal(r->oid, 77);
+  assert_true(r->read_only && r->fence);
+  assert_string_equal(r->path, "\"t_a\",\"public\",pg_temp");
+  assert_string_equal(r->set_local,
+                      "SET LOCAL search_path = \"t_a\",\"public\",pg_temp");
+  assert_string_equal(r->local_role, "SET LOCAL ROLE \"r\"");
+  assert_string_equal(r->setting_value, "a");
+  assert_int_equal(r->settings->n, 2);
+  mt_scope_unref(r);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(path_has_the_tenant_first_and_pg_temp_last),
@@ -128,6 +248,12 @@ int main(void) {
       cmocka_unit_test(without_a_role_it_says_none),
       cmocka_unit_test(with_a_role_it_says_the_role),
       cmocka_unit_test(a_setting_is_quoted),
+      cmocka_unit_test(settings_are_sorted_and_quoted),
+      cmocka_unit_test(no_settings_are_none),
+      cmocka_unit_test(a_reader_says_read_only_last),
+      cmocka_unit_test(a_time_limit_is_read_as_the_server_does),
+      cmocka_unit_test(what_the_scope_needs_is_refused),
+      cmocka_unit_test(a_readers_scope_is_its_tenants),
       cmocka_unit_test(it_keeps_its_id_and_copies_its_names),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
