@@ -268,6 +268,13 @@ function M.set_default(logger)
 end
 
 
+-- what the core's own callbacks fail by
+core.set_logger(function(what, message)
+  M.default():error("error in " .. what .. ": " .. message,
+                    { event = "callback_failed " .. what })
+end)
+
+
 -- ---- adapters --------------------------------------------------------------
 
 local LUALOGGING = { debug = "DEBUG", info = "INFO", warn = "WARN",

@@ -15,6 +15,7 @@ local repl = require "mtenant.runner.repl"
 local task = require "mtenant.task"
 
 local DISPOSE_MS = 5000
+local LOG_FLUSH_MS = 500
 local SIGNAL_NAMES = { [2] = "SIGINT", [15] = "SIGTERM" }
 
 -- The program replaces these for scripts; this file keeps the real ones.
@@ -232,6 +233,7 @@ local function finish(run)
   if run.watcher then
     run.watcher:close()
   end
+  mtenant.log.default():flush(LOG_FLUSH_MS)
 end
 
 

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -130,8 +131,32 @@ static int close_file(lua_State *L) {
   return 0;
 }
 
-const luaL_Reg mt_lua_log_functions[] = {
-    {"log_file", log_file}, {"clock", clocks}, {NULL, NULL}};
+/* set_logger(fn): fn(what, message) is told of callbacks that fail */
+static int set_logger(lua_State *L) {
+  mt_rt *rt = mt_lua_rt(L);
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  luaL_unref(L, LUA_REGISTRYINDEX, rt->log_ref);
+  lua_settop(L, 1);
+  rt->log_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+void mt_lua_complain(mt_rt *rt, const char *what, const char *message) {
+  lua_State *L = rt->L;
+  if (rt->log_ref != LUA_NOREF && !rt->closing) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, rt->log_ref);
+    lua_pushstring(L, what);
+    lua_pushstring(L, message);
+    if (lua_pcall(L, 2, 0, 0) == LUA_OK) return;
+    lua_pop(L, 1);
+  }
+  fprintf(stderr, "[mtenant] error in %s: %s\n", what, message);
+}
+
+const luaL_Reg mt_lua_log_functions[] = {{"log_file", log_file},
+                                         {"clock", clocks},
+                                         {"set_logger", set_logger},
+                                         {NULL, NULL}};
 
 void mt_lua_log_register(lua_State *L) {
   static const luaL_Reg methods[] = {{"write", write_text},

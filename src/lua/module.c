@@ -86,7 +86,7 @@ static mt_rt *rt_new(lua_State *L) {
   mt_rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
   memset(rt, 0, sizeof *rt);
   rt->turn_ref = rt->error_mt_ref = rt->marker_mt_ref = rt->json_ref =
-      LUA_NOREF;
+      rt->log_ref = LUA_NOREF;
   rt->real.rt = rt->simulated.rt = rt;
   rt->real.deliver.cb = rt->simulated.deliver.cb = deliver;
   rt->loop = &rt->real;
@@ -126,10 +126,10 @@ bool mt_lua_call(mt_rt *rt, int nargs, int nresults, const char *what) {
   }
   if (rc == LUA_YIELD) {
     mt_lua_resetthread(L);
-    fprintf(stderr, "[mtenant] %s: attempt to yield from a callback\n", what);
+    mt_lua_complain(rt, what, "attempt to yield from a callback");
     return false;
   }
-  fprintf(stderr, "[mtenant] error in %s: %s\n", what, lua_tostring(L, -1));
+  mt_lua_complain(rt, what, lua_tostring(L, -1));
   lua_settop(L, base - 1);
   return false;
 }

@@ -263,6 +263,23 @@ describe("log lines", function()
     assert.is_truthy(said:find('tenant=acme query="SELECT 1" duration=%d+ms\n'))
   end))
 
+  it("tell of callbacks that fail in the core", env.in_task(function()
+    local config, core = require "mtenant.config", require "mtenant.core"
+    local logger, lines = collecting()
+    local before = mtenant.log.default()
+    mtenant.log.set_default(logger)
+    finally(function() mtenant.log.set_default(before) end)
+    local cfg = config.define(env.config())
+    local handle = core.manager(config.flatten(cfg), function(kind)
+      error("boom\n" .. kind, 0)
+    end)
+    local _ = handle:tenant("acme"):query("SELECT 1", 0, 0, false)
+    mtenant.sleep(20)
+    env.must(require("mtenant.task").await(handle:dispose()))
+    assert.is_truthy(lines[1]:find("^%[mtenant%] error in .*boom\\nresolve"),
+                     lines[1])
+  end))
+
   it("of an outage are few", env.in_task(function()
     local logger, lines = collecting()
     logger = mtenant.log.new { bare = true, sink = logger.sink, burst = 3 }
