@@ -204,6 +204,21 @@ describe("the doctor", function()
     env.close(server)
   end))
 
+  it("goes to each server that the configuration names", env.in_task(function()
+    local findings = examine { config = config { servers = {
+      eu1 = env.server().url,
+      us1 = { url = "postgresql://127.0.0.1:1/x" },
+    } } }
+    assert.equal("us1", expect(findings, "error", "connect", "refused").server)
+    local connected = {}
+    for _, one in ipairs(findings) do
+      if one.check == "connect" and one.level == "ok" then
+        connected[#connected + 1] = one.server or "own"
+      end
+    end
+    assert.same({ "own", "eu1" }, connected)
+  end))
+
   it("finds that a server is a standby", env.in_task(function()
     local server = env.start()
     local standby = env.standby(server)
