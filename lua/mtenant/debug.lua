@@ -223,8 +223,11 @@ local function to_log(self, kind, line, context, ev)
   local level = LEVELS[kind] or "info"
   if kind == "warmup" and ev.status == "failed" then level = "warn" end
   self.log:log(level, line, {
-    event = kind, tenant_id = context.tenant_id,
+    event = kind, tenant_id = context.tenant_id, details = context,
     server = errors.is(ev.error) and ev.error.server or nil,
+    -- each slow statement is a matter of its own
+    same = kind == "slow_query"
+      and tostring(context.tenant_id) .. " " .. context.query or nil,
   })
 end
 

@@ -151,7 +151,8 @@ end
 
 -- ---- lines -----------------------------------------------------------------
 
-local PLACED = { message = true, level = true, time = true, same = true }
+local PLACED = { message = true, level = true, time = true, same = true,
+                 details = true, type = true }
 for _, name in ipairs(LEADING) do PLACED[name] = true end
 
 
@@ -245,10 +246,23 @@ local function json_line(record, message_max, names)
 end
 
 
+-- What the message of a debug line says already, as fields of their own.
+local function with_details(record)
+  if type(record.details) ~= "table" then return record end
+  local out = {}
+  for name, value in pairs(record.details) do
+    if type(value) ~= "table" then out[name] = value end
+  end
+  for name, value in pairs(record) do out[name] = value end
+  return out
+end
+
+
 --- One line for programs: a JSON object.
----@param record table  as for `text`
+---@param record table  as for `text`; `details` is a table of more fields
 ---@return string
 function M.json(record)
+  record = with_details(record)
   local line = json_line(record, MESSAGE_MAX, further(record))
   if #line <= LINE_MAX then return line end
   -- what escapes have made too long

@@ -243,6 +243,10 @@ describe("log lines", function()
     os.remove(path)
     assert.equal("acme", got.pool_created.tenant_id)
     assert.equal("debug", got.query.level)
+    assert.equal("SELECT 1", got.query.query)
+    assert.is_number(got.query.duration_ms)
+    assert.is_nil(got.query.details)
+    assert.equal("t_acme", got.pool_created.schema_name)
     assert.equal("error in hooks.on_pool_created: hook\nfailed",
                  got["callback_failed hooks.on_pool_created"].message)
     assert.has_error(function() env.manager { log = { level = "loud" } } end)
@@ -278,6 +282,22 @@ describe("log lines", function()
     env.must(require("mtenant.task").await(handle:dispose()))
     assert.is_truthy(lines[1]:find("^%[mtenant%] error in .*boom\\nresolve"),
                      lines[1])
+  end))
+
+  it("tell of each slow statement, and of the same one only so often",
+     env.in_task(function()
+    local lines = {}
+    local manager = env.manager {
+      debug = { enabled = true, slow_query_threshold_ms = 0 },
+      log = { bare = true, level = "warn", burst = 2,
+              sink = function(_, line) lines[#lines + 1] = line end },
+    }
+    local db = manager:get_db("acme")
+    for i = 1, 5 do
+      env.must(db:query("SELECT 1"))
+      env.must(db:query("SELECT " .. i + 1))
+    end
+    assert.equal(7, #lines)
   end))
 
   it("of an outage are few", env.in_task(function()
