@@ -7,7 +7,7 @@ local env = require "tests.support.env"
 
 
 local function examine(url, pooler)
-  return doctor.run { timeout_ms = 2000, config = {
+  return doctor.run { timeout_ms = 10000, config = {
     connection = { url = url, pooler = pooler, statement_timeout_ms = 30000 },
     isolation = { schema_name_template = function(id) return "t_" .. id end },
   } }

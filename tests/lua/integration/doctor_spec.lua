@@ -30,7 +30,7 @@ end
 
 
 local function examine(given)
-  given.timeout_ms = given.timeout_ms or 2000
+  given.timeout_ms = given.timeout_ms or 5000
   given.config = given.config or config()
   return doctor.run(given)
 end
