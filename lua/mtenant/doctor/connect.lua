@@ -30,6 +30,14 @@ local BY_SQLSTATE = {
 local M = {}
 
 
+--- Is it why a server can't be had, whatever is asked of it?
+---@param err mtenant.error|nil
+---@return boolean
+function M.is_unreachable(err)
+  return err ~= nil and ADVICE[err.code] ~= nil
+end
+
+
 -- ---- managers ----------------------------------------------------------------
 
 --- A manager for questions: the configuration's way to connect, and nothing
