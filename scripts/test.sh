@@ -276,7 +276,8 @@ on_luajit=(values params statements transactions sessions rows pipeline tasks
   testing readers route_settings route_fields route_moves crypto identify
   identify_jwt sandbox sandbox_escapes sandbox_limits sandbox_patterns
   route_cache policy policy_cache policy_reload listen policies
-  policies_joined policies_sandbox metrics prometheus_text admin)
+  policies_joined policies_sandbox metrics prometheus_text admin log tracing
+  debug)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \

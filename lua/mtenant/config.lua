@@ -11,6 +11,7 @@ local errors = require "mtenant.errors"
 local named_servers = require "mtenant.named_servers"
 local retry = require "mtenant.retry"
 local schema = require "mtenant.schema"
+local tracing = require "mtenant.tracing"
 
 local CODE = errors.CODE
 
@@ -278,6 +279,7 @@ local TRAILING = {
   { "name", kind = "string", check = check_name },
   { "id_pattern", kind = "string", default = M.ID_PATTERN,
     check = check_id_pattern },
+  { "log", kind = "table" }, -- checked by mtenant.log
   { "migrations", kind = "table", check = check_migrations },
 }
 
@@ -289,6 +291,7 @@ local function make_checker()
     retry.fields("connection.retry."),
     TRAILING,
     debug_log.fields("debug."),
+    tracing.fields("tracing."),
   }
   for _, fields in ipairs(lists) do
     for _, field in ipairs(fields) do spec[#spec + 1] = field end
@@ -320,9 +323,11 @@ local checker = make_checker()
 ---@field rate_limit table max_queries_per_second, burst, on_exceeded
 ---@field hooks table on_pool_created, on_pool_evicted, on_error, on_promotion,
 --- on_queue_full, on_queue_timeout, on_policy_event
----@field debug table enabled, log_queries, log_pool_events,
+---@field debug table enabled, log_queries, log_parameters, log_pool_events,
 --- slow_query_threshold_ms, logger
+---@field log? table
 ---@field metrics table enabled, tenants, prefix
+---@field tracing table comments, application_name, tags
 ---@field id_pattern string
 
 --- A validated copy of a configuration, all defaults filled in. What this has

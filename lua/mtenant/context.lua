@@ -4,6 +4,7 @@
 -- spawns; other coroutines never see it. In nginx it belongs to the request.
 
 local errors = require "mtenant.errors"
+local log = require "mtenant.log"
 local schema = require "mtenant.schema"
 local task = require "mtenant.task"
 
@@ -29,11 +30,13 @@ local function needed(self, name)
 end
 
 
--- Contexts are never changed, so that those who inherit one keep theirs.
+-- Contexts are never changed, so that those who inherit one keep theirs. The
+-- one set last is what log lines and SQL comments tell of.
 local function set(bearer, self, context)
   local all = {}
   for key, value in pairs(bearer.context or {}) do all[key] = value end
   all[self] = context
+  all.latest = context
   bearer.context = all
 end
 
@@ -161,6 +164,17 @@ end
 
 
 local M = {}
+
+
+--- The context that the caller's code was given last, of whichever manager.
+---@return table|nil
+function M.latest()
+  local all = task.bearer().context
+  return all and all.latest
+end
+
+
+log._set_ids(M.latest)
 
 
 --- A tenant context over a manager; a program may have several.

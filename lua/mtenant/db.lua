@@ -31,6 +31,13 @@ local function start(self, sql, as, timeout_ms, json, ...)
 end
 
 
+-- the same with a comment that says whom it is for
+local function start_tagged(self, sql, as, timeout_ms, json, ...)
+  self._h:comment(self._tag(self.tenant_id))
+  return self._h:query(sql, as, timeout_ms, json, ...)
+end
+
+
 function methods:_start_other(class, sql, as, timeout_ms, json, ...)
   return transaction.single(self, class, sql, as, timeout_ms, json, ...)
 end
@@ -41,6 +48,7 @@ function methods:_acquire()
   if not slot then return nil, err end
   local lease
   lease, err = await(slot)
+  if lease and self._tag then lease:comment(self._tag(self.tenant_id)) end
   local now = lease and task.current()
   if now and now.guest then -- it may go without an end: see host/nginx.lua
     now.leases = now.leases or setmetatable({}, WEAK)
@@ -74,7 +82,8 @@ function methods:exec(sql, opts)
     statement.refuse(class == "control" and class or "pooled", keyword, 2)
   end
   if count == 0 then statement.refuse("empty", nil, 2) end
-  return transaction.exec(self, sql, class, lasting, opts)
+  return statement.observed(self, sql, transaction.exec, self, sql, class,
+                            lasting, opts)
 end
 
 
@@ -119,7 +128,7 @@ function methods:rows(sql, ...)
     lease:release()
     error(ran and why or ok, 0)
   end
-  return statement.iterate(lease, stream, function(failure, early)
+  return statement.iterate(self, lease, stream, function(failure, early)
     local bad
     if not early and not failure then
       lease:stop_stream()
@@ -165,10 +174,12 @@ local M = {}
 
 --- What the handles of one manager have in common, so that a handle is small:
 -- a request may well make one of its own.
----@param shared table  _m (manager), _pooled, _timeout_ms, _delay
+---@param shared table  _m (manager), _pooled, _timeout_ms, _delay, _tag (nil:
+--- no comments)
 ---@return fun(h: userdata, tenant_id: string, on_query: function?): mtenant.Db
 function M.class(shared)
   for name, method in pairs(methods) do shared[name] = method end
+  if shared._tag then shared._start = start_tagged end
   local mt = { __name = "mtenant.db", __index = shared,
                __tostring = to_string }
   return function(h, tenant_id, on_query)

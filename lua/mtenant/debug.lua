@@ -2,16 +2,28 @@
 --
 -- The manager makes one from `config.debug` and hands it the core's events;
 -- whoever runs a query hands it the duration. Lines and their context are
--- those of drizzle-multitenant. Parameters of queries never appear in it, and
--- a logger that raises changes nothing.
+-- those of drizzle-multitenant. Without a logger of the user's they go to the
+-- log. Parameters of queries appear in it only when that is asked for, and a
+-- logger that raises changes nothing.
 
+local core = require "mtenant.core"
 local errors = require "mtenant.errors"
+local log = require "mtenant.log"
+local log_format = require "mtenant.log.format"
 local schema = require "mtenant.schema"
 
 local format = string.format
 
 local PREFIX = "[mtenant] "
 local QUERY_BYTES_MAX = 100
+local PARAM_BYTES_MAX = 40
+local PARAMS_MAX = 20
+
+-- what a line is to the log; "info" unless named here
+local LEVELS = {
+  query = "debug", slow_query = "warn", pool_error = "error",
+  queue_full = "warn", queue_timeout = "warn", connection_retry = "warn",
+}
 
 local M = {}
 
@@ -24,6 +36,7 @@ function M.fields(prefix)
   return {
     { p .. "enabled", kind = "boolean", default = false },
     { p .. "log_queries", kind = "boolean", default = true },
+    { p .. "log_parameters", kind = "boolean", default = false },
     { p .. "log_pool_events", kind = "boolean", default = true },
     { p .. "slow_query_threshold_ms", kind = "number", min = 0,
       default = 1000 },
@@ -40,11 +53,6 @@ end
 
 
 local checker = make_checker()
-
-
-local function to_stderr(message)
-  io.stderr:write(message, "\n")
-end
 
 
 -- An id, a name or a message must not start a line of its own.
@@ -74,21 +82,69 @@ function M.shorten(sql)
 end
 
 
+-- One parameter: a string in quotes, cut where it is long; of bytes the number.
+local function parameter(value)
+  if value == nil or value == core.null then return "NULL" end
+  local text = value
+  if type(value) == "table" then text = rawget(value, 1) end
+  if type(text) ~= "string" then return tostring(value) end
+  if text:find("^\\x") and type(value) == "table" then
+    return format("<bytea of %d bytes>", (#text - 2) / 2)
+  elseif #text > PARAM_BYTES_MAX then
+    return format('"%s" (%d bytes)',
+                  log_format.clean(log_format.cut(text, PARAM_BYTES_MAX)), #text)
+  end
+  return '"' .. log_format.clean(text) .. '"'
+end
+
+
+-- Parameters as they were given to a query; nil: there are none.
+local function parameters(params)
+  local n = params and (params.n or #params) or 0
+  if n == 0 then return nil end
+  local out = {}
+  for i = 1, math.min(n, PARAMS_MAX) do out[i] = parameter(params[i]) end
+  if n > PARAMS_MAX then
+    out[#out + 1] = format("... %d more", n - PARAMS_MAX)
+  end
+  return out
+end
+
+
+-- What a query line has behind what drizzle-multitenant's has: the parameters
+-- where they are wanted, and of a failure its code, which shows no values.
+local function add_details(line, context, ev, with_params)
+  context.parameters = with_params and parameters(ev.params) or nil
+  if context.parameters then
+    line = line .. " params=[" .. table.concat(context.parameters, ", ") .. "]"
+  end
+  if ev.error ~= nil then
+    context.error = errors.is(ev.error) and (ev.error.sqlstate or ev.error.code)
+      or "error"
+    line = line .. " error=" .. context.error
+  end
+  return line, context
+end
+
+
 -- Each returns the rest of the line and the rest of the context.
 local FORMATS = {}
 
 
-function FORMATS.query(ev)
+function FORMATS.query(ev, with_params)
   local sql = M.shorten(ev.query or "")
-  return format('query="%s" duration=%s', sql, ms(ev.duration_ms)),
-    { query = sql, duration_ms = ev.duration_ms }
+  return add_details(format('query="%s" duration=%s', sql, ms(ev.duration_ms)),
+                     { query = sql, duration_ms = ev.duration_ms }, ev,
+                     with_params)
 end
 
 
-function FORMATS.slow_query(ev)
+function FORMATS.slow_query(ev, with_params)
   local sql = M.shorten(ev.query or "")
-  return format('SLOW_QUERY duration=%s query="%s"', ms(ev.duration_ms), sql),
-    { query = sql, duration_ms = ev.duration_ms }
+  return add_details(format('SLOW_QUERY duration=%s query="%s"',
+                            ms(ev.duration_ms), sql),
+                     { query = sql, duration_ms = ev.duration_ms }, ev,
+                     with_params)
 end
 
 
@@ -171,6 +227,21 @@ function FORMATS.connection_success(ev)
 end
 
 
+-- A line goes to the log, which puts the prefix and the tenant before it; what
+-- the line says already is no field of it.
+local function to_log(self, kind, line, context, ev)
+  local level = LEVELS[kind] or "info"
+  if kind == "warmup" and ev.status == "failed" then level = "warn" end
+  self.log:log(level, line, {
+    event = kind, tenant_id = context.tenant_id, details = context,
+    server = errors.is(ev.error) and ev.error.server or nil,
+    -- each slow statement is a matter of its own
+    same = kind == "slow_query"
+      and tostring(context.tenant_id) .. " " .. context.query or nil,
+  })
+end
+
+
 -- The kind a query is logged as: the threshold decides.
 local function kind_of(self, ev)
   if ev.kind ~= "query" then return ev.kind end
@@ -201,14 +272,19 @@ end
 --- pool_error, policy, queue_full, queue_timeout, warmup, connection_retry,
 --- connection_success; others are ignored), `tenant_id`, and by kind:
 --- `schema`, `reason`, `error`, `attempt`, `max_attempts`, `query`, `status`,
---- `delay_ms`, `total_time_ms`, `duration_ms` (milliseconds)
+--- `delay_ms`, `total_time_ms`, `duration_ms` (milliseconds), `params` (a list
+--- with `n`)
 function methods:event(ev)
   if not self:wants(ev.kind) then return end
   local kind = kind_of(self, ev)
-  local line, context = FORMATS[kind](ev)
+  local line, context = FORMATS[kind](ev, self.log_parameters)
   if not line then return end
   context.type = kind
   context.tenant_id = ev.tenant_id
+  if not self.logger then
+    to_log(self, kind, line, context, ev)
+    return
+  end
   if ev.tenant_id then
     line = "tenant=" .. printable(ev.tenant_id) .. " " .. line
   end
@@ -217,13 +293,14 @@ end
 
 
 --- Makes a debug log; raises at the caller when an option is wrong.
----@param opts? table `enabled` (false), `log_queries` (true),
---- `log_pool_events` (true), `slow_query_threshold_ms` (1000), and `logger`:
---- function(message, context), by default a line on stderr
+---@param opts? table `enabled` (false), `log_queries` (true), `log_parameters`
+--- (false), `log_pool_events` (true), `slow_query_threshold_ms` (1000), and
+--- `logger`: function(message, context), by default the log
+---@param logger? mtenant.Log the default one
 ---@return mtenant.debug
-function M.new(opts)
+function M.new(opts, logger)
   local self = checker:check(opts or {})
-  self.logger = self.logger or to_stderr
+  self.log = logger or log.default()
   return setmetatable(self, mt)
 end
 

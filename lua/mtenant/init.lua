@@ -18,6 +18,7 @@ core.set_error_metatable(errors.mt)
 
 local context = require "mtenant.context"
 local deadline = require "mtenant.deadline"
+local log = require "mtenant.log"
 local manager = require "mtenant.manager"
 local markers = require "mtenant.markers"
 local retry = require "mtenant.retry"
@@ -42,7 +43,7 @@ local retrier = retry.new({
   now_ms = core.now_ms,
   random = core.random,
   delay = delay,
-  log = function(message) io.stderr:write("[mtenant] ", message, "\n") end,
+  log = function(message) log.default():warn(message) end,
 })
 
 
@@ -51,6 +52,7 @@ local M = {
   _VERSION = core.version,
 
   errors = errors,
+  log = log,
 
   run = task.run,
   spawn = task.spawn,

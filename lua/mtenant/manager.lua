@@ -5,6 +5,7 @@
 
 local apart = require "mtenant.apart"
 local config = require "mtenant.config"
+local context = require "mtenant.context"
 local control = require "mtenant.control"
 local core = require "mtenant.core"
 local database = require "mtenant.db"
@@ -13,6 +14,7 @@ local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
 local listen = require "mtenant.listen"
+local log = require "mtenant.log"
 local metrics = require "mtenant.metrics"
 local named_servers = require "mtenant.named_servers"
 local policy_control = require "mtenant.policy_control"
@@ -20,6 +22,7 @@ local routes = require "mtenant.routes"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.servers"
 local task = require "mtenant.task"
+local tracing = require "mtenant.tracing"
 local warmup = require "mtenant.warmup"
 
 
@@ -42,8 +45,9 @@ local mt = { __name = "mtenant.manager", __index = methods }
 
 -- ---- hooks and events ------------------------------------------------------------
 
-local function warn(what, err)
-  io.stderr:write("[mtenant] error in ", what, ": ", errors.text_of(err), "\n")
+local function warn(self, what, err)
+  self._log:warn("error in " .. what .. ": " .. errors.text_of(err),
+                 { event = "callback_failed " .. what })
 end
 
 
@@ -51,7 +55,7 @@ local function call_hook(self, name, ...)
   local fn = self._config.hooks[name]
   if not fn then return end
   local ok, err = pcall(fn, ...)
-  if not ok then warn("hooks." .. name, err) end
+  if not ok then warn(self, "hooks." .. name, err) end
 end
 
 
@@ -84,11 +88,11 @@ local function on_retry(self, tenant_id, attempt, err, elapsed_ms, delay_ms)
     max_attempts = retry.max_attempts,
   })
   if not ok then
-    warn("on_retry", answer)
+    warn(self, "on_retry", answer)
     return nil
   end
   if type(answer) == "number" and not (answer >= 0 and answer < math.huge) then
-    warn("on_retry", "it returned a delay that is none: " .. answer)
+    warn(self, "on_retry", "it returned a delay that is none: " .. answer)
     return nil
   end
   return answer
@@ -98,7 +102,7 @@ end
 local function is_retryable(self, err)
   local ok, answer = pcall(self._config.connection.retry.is_retryable, err)
   if ok then return answer and true or false end
-  warn("is_retryable", answer)
+  warn(self, "is_retryable", answer)
   return err.retryable
 end
 
@@ -108,7 +112,7 @@ local function password(self)
   if type(value) ~= "function" then return value end
   local ok, text = pcall(value)
   if ok and type(text) == "string" then return text end
-  warn("connection.password",
+  warn(self, "connection.password",
        ok and "it returned a " .. type(text) .. ", not a string" or text)
   return nil
 end
@@ -167,9 +171,11 @@ local CALLBACKS = {
 
 local function query_observer(self, tenant_id)
   if not self._debug:wants("query") then return nil end
-  return function(sql, duration_ms, err)
+  local with_params = self._config.debug.log_parameters
+  return function(sql, duration_ms, err, ...)
     self._debug:event({ kind = "query", tenant_id = tenant_id, query = sql,
-                        duration_ms = duration_ms, error = err })
+                        duration_ms = duration_ms, error = err,
+                        params = with_params and task.pack(...) or nil })
   end
 end
 
@@ -180,6 +186,7 @@ local function handle_class(self)
   return {
     _m = self,
     _pooled = connection.pooler == "transaction",
+    _tag = tracing.tagger(self._config.tracing, context.latest),
     _timeout_ms = connection.statement_timeout_ms,
     _delay = function(attempt, previous)
       local retry = self._config.connection.retry
@@ -431,7 +438,8 @@ function M.create(cfg)
   self._given = control.copy(cfg)
   local known, wrong = named_servers.of(self._config)
   if not known then errors.misuse(2, "%s", wrong.message) end
-  self._debug = debug_log.new(self._config.debug)
+  self._log = log._of(self._config.log)
+  self._debug = debug_log.new(self._config.debug, self._log)
   self._routes = {}
   self._strategies = {} -- of tenants whose strategy may change
   self._handles = setmetatable({}, { __mode = "v" })

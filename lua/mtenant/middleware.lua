@@ -3,6 +3,7 @@
 
 local errors = require "mtenant.errors"
 local schema = require "mtenant.schema"
+local tracing = require "mtenant.tracing"
 
 
 local options = schema.new({
@@ -12,6 +13,7 @@ local options = schema.new({
   { "request", kind = "function" },
   { "validate", kind = "function" },
   { "enrich", kind = "function" },
+  { "headers", kind = "function" },
   { "on_error", kind = "function" },
 })
 
@@ -28,6 +30,13 @@ local UNAVAILABLE = {
   connection_lost = true, refused = true, unreachable = true, dns = true,
   starting_up = true, too_many_connections = true, disposed = true,
 }
+
+
+-- The request's headers, by their names in lower case.
+local function headers_of(o, request)
+  if o.headers then return o.headers(request) end
+  return type(request) == "table" and request.headers or nil
+end
 
 
 local M = {}
@@ -75,6 +84,9 @@ end
 --    policy of the manager is asked, which gets what `request` makes of it
 --  request(request) -> { host =, path =, method =, headers = }; the host's own
 --  validate(id, request) -> may it be served? optional
+--  headers(request) -> table of its headers by lower-case names, for the ids
+--      of log lines and SQL comments (X-Request-Id, traceparent, tracestate);
+--      by default request.headers; optional
 --  enrich(id, request) -> table of what else the context is to have; optional
 --  on_error(err, status, request)  hears of what went wrong; optional
 ---@return fun(request: any): boolean, integer|nil, table|nil  true, or false
@@ -110,7 +122,7 @@ function M.new(opts)
                         { tenant_id = id }))
       end
     end
-    local context = { tenant_id = id }
+    local context = tracing.of_headers(headers_of(o, request))
     if o.enrich then
       for key, value in pairs(o.enrich(id, request) or {}) do
         context[key] = value

@@ -27,6 +27,7 @@ local future_mt = { __name = "mtenant.future", __index = future_methods }
 
 local function settle(future, value, err)
   future.done, future.value, future.err = true, value, err
+  if future.observe then future.observe(err) end
   local waiters = future.waiters
   future.waiters = nil
   for i = 1, waiters and #waiters or 0 do waiters[i]() end
@@ -119,6 +120,12 @@ function pipe_methods:query(sql, ...)
   else
     params = pack(...)
     n = params.n
+  end
+  if self.on._on_query then
+    local started = core.now_ms()
+    future.observe = function(why)
+      statement.observe(self.on, sql, started, why, statement.spread(params, n))
+    end
   end
   local slot, err, keyword = self.on:_start(sql, as + statement.PIPELINED,
                                             timeout_ms, json,

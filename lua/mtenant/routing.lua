@@ -6,6 +6,7 @@
 local errors = require "mtenant.errors"
 local named_servers = require "mtenant.named_servers"
 local route_fields = require "mtenant.route_fields"
+local tracing = require "mtenant.tracing"
 
 
 local errors_is, ipairs, pairs, pcall, type =
@@ -258,7 +259,9 @@ function M.resolve(cfg, id, ctx)
     strategy, err = choose(cfg.isolation, id, ctx)
     if not strategy then return nil, err end
   end
-  return complete(cfg.isolation, id, route, strategy)
+  route, err = complete(cfg.isolation, id, route, strategy)
+  if not route then return nil, err end
+  return tracing.name_route(cfg, id, route)
 end
 
 

@@ -18,6 +18,7 @@ local task = require "mtenant.task"
 
 local DISPOSE_MS = 5000
 local SIGHUP = 1 -- read only where a manager has a policy from a file
+local LOG_FLUSH_MS = 500
 local SIGNAL_NAMES = { [2] = "SIGINT", [15] = "SIGTERM" }
 
 -- The program replaces these for scripts; this file keeps the real ones.
@@ -245,6 +246,7 @@ local function finish(run)
   if run.watcher then
     run.watcher:close()
   end
+  mtenant.log.default():flush(LOG_FLUSH_MS)
 end
 
 

@@ -157,9 +157,29 @@ function M.wait_until(until_ms, fn, ...)
 end
 
 
-local function observe(self, sql, started, err)
+-- Tells the debug log of a statement that has run.
+local function observe(self, sql, started, err, ...)
   local on_query = self._on_query
-  if on_query then on_query(sql, now_ms() - started, err) end
+  if not on_query then return end
+  if (...) == core.list then
+    local _, params, n = ...
+    on_query(sql, now_ms() - started, err, unpack(params, 1, math.min(n, MANY)))
+    return
+  end
+  on_query(sql, now_ms() - started, err, ...)
+end
+
+
+--- Calls fn(...), which runs `sql` in a way of its own (exec), and tells the
+--- debug log of it.
+---@return any value
+---@return table|nil err
+function M.observed(self, sql, fn, ...)
+  if not self._on_query then return fn(...) end
+  local started = now_ms()
+  local value, err = fn(...)
+  observe(self, sql, started, err)
+  return value, err
 end
 
 
@@ -187,7 +207,7 @@ local function run(self, what, sql, as, timeout_ms, json, ...)
     M.refuse(err, keyword, 1)
     rows, err = run_other(self, err, sql, as, timeout_ms, json, ...)
   end
-  if started then observe(self, sql, started, err) end
+  if started then observe(self, sql, started, err, ...) end
   if err then return nil, err end
   return rows
 end
@@ -318,10 +338,21 @@ end
 local iterator_methods = {}
 
 
+-- What the loop's own work took is none of the query's time.
+local function tell(self, err)
+  local on_query, stream = self.on_query, self.stream
+  if on_query then
+    on_query(stream.sql, self.waited_ms, err,
+             unpack(stream.params, 1, math.min(stream.params.n, MANY)))
+  end
+end
+
+
 local function finish(self, err)
   self.ended = true
   local bad = self.over(err, false)
   err = err or bad
+  tell(self, err)
   if err then error(err, 0) end
   return nil
 end
@@ -337,8 +368,9 @@ local function step(self)
   end
   local stop = check("rows")
   if stop then return finish(self, stop) end
-  local stream = self.stream
+  local stream, asked = self.stream, now_ms()
   local rows, err = M.wait_until(stream.until_ms, fetch, self.lease, stream)
+  self.waited_ms = self.waited_ms + now_ms() - asked
   if err then return finish(self, err) end
   if not rows then return finish(self, nil) end
   self.batch, self.i = rows, 1
@@ -352,6 +384,7 @@ function iterator_methods:close()
   if self.ended then return end
   self.ended, self.batch = true, nil
   self.over(nil, true)
+  tell(self, nil)
 end
 
 
@@ -362,16 +395,18 @@ local iterator_mt = {
 
 
 -- The iterator of db:rows and tx:rows over a lease that streams, as the generic
--- for wants it. `over(err, early)` runs once, however the loop ends.
-function M.iterate(lease, stream, over)
+-- for wants it. `over(err, early)` runs once, however the loop ends; the debug
+-- log of `on`, the handle, is told then.
+function M.iterate(on, lease, stream, over)
   local rows = setmetatable({
     lease = lease, stream = stream, over = over, batch = {}, i = 0, ended = false,
+    on_query = on._on_query, waited_ms = 0,
   }, iterator_mt)
   return rows, nil, nil, rows
 end
 
 
-M.pack, M.unpack = pack, unpack
+M.pack, M.unpack, M.observe = pack, unpack, observe
 
 
 return M

@@ -90,19 +90,7 @@ local function start(self, sql, as, timeout_ms, json, ...)
 end
 
 
-local function exec(self, sql, opts)
-  usable(self)
-  if type(sql) ~= "string" then
-    misuse(2, "exec: sql must be a string, got %s", type(sql))
-  end
-  opts = statement.exec_options(opts, 2)
-  local class, word, lasting = core.classify(sql)
-  if class == "control" and self._kind == "transaction" then
-    statement.refuse(class, word, 2)
-  end
-  if lasting and self._db._pooled then statement.refuse("pooled", word, 2) end
-  local stop = check("exec")
-  if stop then return nil, stop end
+local function run_exec(self, sql, opts, class)
   local lease = self._lease
   if class ~= "control" then -- which a look would not go with, see prelude
     local _, bad = await(lease:ready(sql))
@@ -118,6 +106,23 @@ local function exec(self, sql, opts)
 end
 
 
+local function exec(self, sql, opts)
+  usable(self)
+  if type(sql) ~= "string" then
+    misuse(2, "exec: sql must be a string, got %s", type(sql))
+  end
+  opts = statement.exec_options(opts, 2)
+  local class, word, lasting = core.classify(sql)
+  if class == "control" and self._kind == "transaction" then
+    statement.refuse(class, word, 2)
+  end
+  if lasting and self._db._pooled then statement.refuse("pooled", word, 2) end
+  local stop = check("exec")
+  if stop then return nil, stop end
+  return statement.observed(self, sql, run_exec, self, sql, opts, class)
+end
+
+
 local function rows(self, sql, ...)
   usable(self)
   local stop = check("rows")
@@ -127,7 +132,7 @@ local function rows(self, sql, ...)
   local ok, why = lease:stream(stream.sql,
                                unpack(stream.params, 1, stream.params.n))
   if not ok then error(why, 0) end
-  local iterator = statement.iterate(lease, stream, function(err)
+  local iterator = statement.iterate(self, lease, stream, function(err)
     self._streams = nil
     -- a loop that was left is drained; one that has to stop is cancelled,
     -- and the transaction with it

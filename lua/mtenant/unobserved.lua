@@ -2,6 +2,7 @@
 -- end of a run or when the task is forgotten, never lost.
 
 local errors = require "mtenant.errors"
+local log = require "mtenant.log"
 
 
 local newproxy = newproxy -- luacheck: ignore 113
@@ -19,8 +20,10 @@ local function report(task)
   tasks[task] = nil
   if task.observed or task.ok or ended_as_asked(task) then return end
   task.observed = true
-  io.stderr:write("[mtenant] error in a task nobody awaited: ",
-                  task.traceback or tostring(task.results[1]), "\n")
+  log.default():error("error in a task nobody awaited: "
+                      .. (task.traceback or tostring(task.results[1])),
+                      { event = "task_failed",
+                        same = tostring(task.results[1]) })
 end
 
 

@@ -27,8 +27,8 @@ local function warm_one(self, opts, id)
     if not opts.on_progress then return end
     local ok, err = pcall(opts.on_progress, id, status)
     if not ok then
-      io.stderr:write("[mtenant] error in warmup.on_progress: ",
-                      errors.text_of(err), "\n")
+      self._log:warn("error in warmup.on_progress: " .. errors.text_of(err),
+                     { event = "callback_failed warmup.on_progress" })
     end
   end
   progress("starting")

@@ -19,7 +19,7 @@ mtenant_test_packages=(
   lua5.4 lua-busted lua-check lua-cjson lua-argparse clang-format-14 valgrind pgbouncer
   clang libclang-rt-14-dev openssl
   libluajit2-5.1-dev nginx nginx-dev libnginx-mod-http-lua lua-resty-core
-  lua-cqueues lua-luv lua-http lua-socket wrk curl prometheus
+  lua-cqueues lua-luv lua-http lua-socket lua-logging wrk curl prometheus
 )
 
 mtenant_missing_packages() {

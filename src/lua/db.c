@@ -4,30 +4,34 @@
  */
 #include <string.h>
 
+#include "base/alloc.h"
 #include "lua/mt_lua.h"
 
 typedef struct db_ud {
   mt_tenant *t;
+  char *comment; /* goes behind its queries, owned; NULL: none */
 } db_ud;
 
 void mt_lua_push_db(lua_State *L, mt_tenant *t) {
   db_ud *d = lua_newuserdatauv(L, sizeof *d, 0);
   d->t = NULL;
+  d->comment = NULL;
   luaL_setmetatable(L, MT_LUA_DB);
   d->t = t; /* the reference is ours */
 }
 
 /* luaL_checkudata looks the name up; the address of the metatable will do. */
-static mt_tenant *check_tenant(lua_State *L) {
+static db_ud *check_db(lua_State *L) {
   db_ud *d = lua_touserdata(L, 1);
   if (d && lua_getmetatable(L, 1)) {
     bool ours = lua_topointer(L, -1) == mt_lua_rt(L)->db_metatable;
     lua_pop(L, 1);
-    if (ours) return d->t;
+    if (ours) return d;
   }
-  d = luaL_checkudata(L, 1, MT_LUA_DB);
-  return d->t;
+  return luaL_checkudata(L, 1, MT_LUA_DB);
 }
+
+static mt_tenant *check_tenant(lua_State *L) { return check_db(L)->t; }
 
 /* The live entry, which the handle refers to from now on. */
 static mt_tenant *live_tenant(lua_State *L, mt_error **err) {
@@ -66,7 +70,8 @@ static mt_sql *check_sql(lua_State *L, mt_manager *m) {
  *   -> slot | nil, err | false, class, keyword   (needs a lease, or refused)
  */
 static int query(lua_State *L) {
-  mt_tenant *t = check_tenant(L);
+  db_ud *d = check_db(L);
+  mt_tenant *t = d->t;
   mt_manager *m = t->manager;
   int as = (int)luaL_checkinteger(L, 3);
   unsigned flags = MT_REQ_SCOPE;
@@ -95,7 +100,8 @@ static int query(lua_State *L) {
   if (as & MT_AS_PIPELINED) flags |= MT_REQ_PIPELINED;
   req = live ? mt_req_new(flags, NULL, sql) : NULL;
   mt_sql_unref(sql);
-  if (!req || mt_req_set_params(req, params.n, params.values, params.lens)) {
+  if (!req || mt_req_set_params(req, params.n, params.values, params.lens) ||
+      mt_req_set_comment(req, d->comment)) {
     mt_req_free(req);
     return mt_lua_fail(L, err, name_of(t));
   }
@@ -109,6 +115,16 @@ static int query(lua_State *L) {
   mt_tenant_note_refused(live, req, err ? err->code : MT_E_OUT_OF_MEMORY);
   mt_op_drop(op);
   return mt_lua_fail(L, err, name_of(t));
+}
+
+/* comment(text or nil): goes behind the queries that are started from now on */
+static int comment(lua_State *L) {
+  db_ud *d = check_db(L);
+  const char *text = luaL_optstring(L, 2, NULL);
+  mt_free(d->comment);
+  d->comment = text ? mt_strdup(text) : NULL;
+  if (text && !d->comment) return luaL_error(L, "not enough memory");
+  return 0;
 }
 
 /* ---- connecting ------------------------------------------------------------------------ */
@@ -250,17 +266,25 @@ static int db_gc(lua_State *L) {
   db_ud *d = luaL_checkudata(L, 1, MT_LUA_DB);
   if (d->t) mt_tenant_unref(d->t);
   d->t = NULL;
+  mt_free(d->comment);
+  d->comment = NULL;
   return 0;
 }
 
 void mt_lua_db_register(lua_State *L) {
-  static const luaL_Reg methods[] = {
-      {"query", query},       {"connect", connect_tenant},
-      {"acquire", acquire},   {"take_retry", take_retry},
-      {"schema", schema},     {"route", route},
-      {"routed", routed},     {"written", written},
-      {"reader", reader},     {"place", place},
-      {"listener", listener}, {NULL, NULL}};
+  static const luaL_Reg methods[] = {{"query", query},
+                                     {"comment", comment},
+                                     {"connect", connect_tenant},
+                                     {"acquire", acquire},
+                                     {"take_retry", take_retry},
+                                     {"schema", schema},
+                                     {"route", route},
+                                     {"routed", routed},
+                                     {"written", written},
+                                     {"reader", reader},
+                                     {"place", place},
+                                     {"listener", listener},
+                                     {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_DB, methods, meta);
   lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);

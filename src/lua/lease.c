@@ -132,7 +132,8 @@ static mt_req *make(mt_lease_ud *u, mt_sql *sql, unsigned flags,
   mt_req *req = mt_req_new(flags, u->scope, sql);
   bool alone;
   if (!req) return NULL;
-  if (p && mt_req_set_params(req, p->n, p->values, p->lens) != MT_OK) {
+  if ((p && mt_req_set_params(req, p->n, p->values, p->lens) != MT_OK) ||
+      mt_req_set_comment(req, u->comment) != MT_OK) {
     mt_req_free(req);
     return NULL;
   }
@@ -268,6 +269,16 @@ static int begin(lua_State *L) {
   if (!u->begin || !mt_scope_make_local(u->scope))
     return luaL_error(L, "not enough memory");
   u->in_tx = true;
+  return 0;
+}
+
+/* comment(text or nil): goes behind each statement of the user's from now on */
+static int comment(lua_State *L) {
+  mt_lease_ud *u = check_lease(L);
+  const char *text = luaL_optstring(L, 2, NULL);
+  mt_free(u->comment);
+  u->comment = text ? mt_strdup(text) : NULL;
+  if (text && !u->comment) return luaL_error(L, "not enough memory");
   return 0;
 }
 
@@ -427,7 +438,8 @@ static int release(lua_State *L) {
   u->lease = NULL;
   let_stream_go(u);
   mt_free(u->begin);
-  u->begin = NULL;
+  mt_free(u->comment);
+  u->begin = u->comment = NULL;
   mt_lease_release(l);
   mt_scope_unref(u->scope);
   mt_tenant_unref(u->tenant);
@@ -442,23 +454,13 @@ static int held(lua_State *L) {
 }
 
 void mt_lua_lease_register(lua_State *L) {
-  static const luaL_Reg methods[] = {{"query", query},
-                                     {"exec", exec},
-                                     {"ready", ready},
-                                     {"control", control},
-                                     {"begin", begin},
-                                     {"pending", pending},
-                                     {"ended", ended},
-                                     {"session", session},
-                                     {"stream", stream},
-                                     {"fetch", fetch},
-                                     {"stop_stream", stop_stream},
-                                     {"cancel", cancel},
-                                     {"taint", taint},
-                                     {"pid", pid},
-                                     {"release", release},
-                                     {"held", held},
-                                     {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"query", query},     {"exec", exec},   {"ready", ready},
+      {"control", control}, {"begin", begin}, {"comment", comment},
+      {"pending", pending}, {"ended", ended}, {"session", session},
+      {"stream", stream},   {"fetch", fetch}, {"stop_stream", stop_stream},
+      {"cancel", cancel},   {"taint", taint}, {"pid", pid},
+      {"release", release}, {"held", held},   {NULL, NULL}};
   static const luaL_Reg meta[] = {
       {"__gc", release}, {"__close", release}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_LEASE, methods, meta);

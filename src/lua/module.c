@@ -86,7 +86,7 @@ static mt_rt *rt_new(lua_State *L) {
   mt_rt *rt = lua_newuserdatauv(L, sizeof *rt, 0);
   memset(rt, 0, sizeof *rt);
   rt->turn_ref = rt->error_mt_ref = rt->marker_mt_ref = rt->json_ref =
-      LUA_NOREF;
+      rt->log_ref = LUA_NOREF;
   rt->real.rt = rt->simulated.rt = rt;
   rt->real.deliver.cb = rt->simulated.deliver.cb = deliver;
   rt->loop = &rt->real;
@@ -126,10 +126,10 @@ bool mt_lua_call(mt_rt *rt, int nargs, int nresults, const char *what) {
   }
   if (rc == LUA_YIELD) {
     mt_lua_resetthread(L);
-    fprintf(stderr, "[mtenant] %s: attempt to yield from a callback\n", what);
+    mt_lua_complain(rt, what, "attempt to yield from a callback");
     return false;
   }
-  fprintf(stderr, "[mtenant] error in %s: %s\n", what, lua_tostring(L, -1));
+  mt_lua_complain(rt, what, lua_tostring(L, -1));
   lua_settop(L, base - 1);
   return false;
 }
@@ -400,6 +400,12 @@ static int classify(lua_State *L) {
   return 4;
 }
 
+/* libpq_version() -> 150008 for 15.8 */
+static int libpq_version(lua_State *L) {
+  lua_pushinteger(L, mt_pg_version());
+  return 1;
+}
+
 /* stats() -> what is alive, for leak checks */
 static int stats(lua_State *L) {
   mt_rt *rt = mt_lua_rt(L);
@@ -438,6 +444,7 @@ static const luaL_Reg functions[] = {
     {"database_problem", database_problem},
     {"schema_problem", schema_problem},
     {"classify", classify},
+    {"libpq_version", libpq_version},
     {"stats", stats},
     {"manager", mt_lua_manager_new},
     {"check_route", mt_lua_check_route},
@@ -448,8 +455,11 @@ static const luaL_Reg functions[] = {
     {NULL, NULL}};
 
 int luaopen_mtenant_core(lua_State *L) {
-  const luaL_Reg *const all[] = {functions, mt_lua_ops_functions,
-                                 mt_lua_loop_functions, mt_lua_pump_functions,
+  const luaL_Reg *const all[] = {functions,
+                                 mt_lua_ops_functions,
+                                 mt_lua_loop_functions,
+                                 mt_lua_pump_functions,
+                                 mt_lua_log_functions,
                                  mt_lua_virtual_functions};
   size_t i;
   if (!push_rt(L)) rt_new(L);
@@ -464,6 +474,7 @@ int luaopen_mtenant_core(lua_State *L) {
   mt_lua_metrics_register(L);
   mt_lua_pump_register(L);
   mt_lua_sandbox_register(L);
+  mt_lua_log_register(L);
   lua_newtable(L);
   for (i = 0; i < sizeof all / sizeof *all; i++) {
     push_rt(L);

@@ -52,6 +52,7 @@ typedef struct mt_lease_ud {
   mt_tenant *tenant; /* a reference, for the scope */
   mt_scope *scope;
   char *begin;    /* sent with the first statement */
+  char *comment;  /* goes behind each of the user's, owned; NULL: none */
   bool in_tx;     /* BEGIN was sent or will be */
   bool session;   /* scope is set on the session */
   bool scoped;    /* ... and was sent */
@@ -122,7 +123,7 @@ enum { MT_SHAPES = 256 };
 
 struct mt_rt {
   lua_State *L; /* anchored thread for callbacks */
-  int thread_ref, turn_ref, error_mt_ref, marker_mt_ref, json_ref;
+  int thread_ref, turn_ref, error_mt_ref, marker_mt_ref, json_ref, log_ref;
   mt_loop real, simulated;
   mt_loop *loop; /* the one of the two that runs */
   mt_op **ops;   /* by slot - 1 */
@@ -186,6 +187,12 @@ extern const luaL_Reg mt_lua_loop_functions[];
 /* pump.c */
 extern const luaL_Reg mt_lua_pump_functions[];
 void mt_lua_pump_register(lua_State *L);
+
+/* logfile.c */
+/* Says that `what` has failed: to the log, or to stderr where there is none. */
+void mt_lua_complain(mt_rt *rt, const char *what, const char *message);
+extern const luaL_Reg mt_lua_log_functions[];
+void mt_lua_log_register(lua_State *L);
 
 /* ops.c */
 mt_op *mt_op_new(lua_State *L, mt_op_kind kind);

@@ -193,16 +193,20 @@ void mt__conn_deallocate(mt_conn *c, uint32_t name) {
   mt_conn_submit(c, req);
 }
 
+static const char *sent_text(const mt_req *req) {
+  return req->commented ? req->commented : mt_req_sql(req);
+}
+
 /* What is the user's of what is sent: texts and parameters. */
 static void count_sent(mt_req *req, bool text) {
   if (!req->sql) return;
-  req->bytes_sent += req->param_bytes + (text ? req->sql->len : 0);
+  req->bytes_sent += req->param_bytes + (text ? strlen(sent_text(req)) : 0);
 }
 
 static bool send_unnamed(mt_conn *c, mt_req *req) {
   count_sent(req, true);
   return add_step(req, MT_STEP_USER,
-                  PQsendQueryParams(c->pg, mt_req_sql(req), req->nparams, NULL,
+                  PQsendQueryParams(c->pg, sent_text(req), req->nparams, NULL,
                                     req->params, NULL, NULL, 0));
 }
 
@@ -225,7 +229,8 @@ static bool send_user(mt_conn *c, mt_req *req, uint32_t *evicted) {
   const char *name;
   mt_stmt_use use;
   if (req->flags & MT_REQ_PING) return true;
-  if (!req->sql || !req->scope || req->flags & MT_REQ_UNNAMED || c->opt.pooled)
+  if (!req->sql || !req->scope || req->flags & MT_REQ_UNNAMED ||
+      req->commented || c->opt.pooled)
     return send_unnamed(c, req);
   req->stmt_key = mt_stmt_key(req->scope->id, req->sql->id);
   use = mt_stmt_cache_use(&c->stmts, req->stmt_key, &name, evicted);
@@ -255,8 +260,8 @@ static bool send_unit(mt_conn *c, mt_req *req, uint32_t *evicted) {
 static bool send_simple(mt_conn *c, mt_req *req) {
   if (!PQexitPipelineMode(c->pg)) return false;
   c->simple = true;
-  if (req->sql) req->bytes_sent += req->sql->len;
-  return add_step(req, MT_STEP_USER, PQsendQuery(c->pg, mt_req_sql(req)));
+  if (req->sql) req->bytes_sent += strlen(sent_text(req));
+  return add_step(req, MT_STEP_USER, PQsendQuery(c->pg, sent_text(req)));
 }
 
 static void send_req(mt_conn *c, mt_req *req) {

@@ -29,6 +29,7 @@ static bool at(const mt_lexer *lx, size_t i, char c) {
 void mt_lexer_init(mt_lexer *lx, const char *sql, size_t len) {
   lx->p = sql;
   lx->end = sql + len;
+  lx->comment = false;
   lx->broken = len > 0 && memchr(sql, '\0', len) != NULL;
 }
 
@@ -47,11 +48,13 @@ bool mt_token_is_char(const mt_token *t, char c) {
 }
 
 static void skip_line_comment(mt_lexer *lx) {
+  lx->comment = true;
   while (lx->p < lx->end && !is_newline(*lx->p)) lx->p++;
 }
 
 static void skip_block_comment(mt_lexer *lx) {
   int depth = 0;
+  lx->comment = true;
   while (lx->p < lx->end) {
     if (at(lx, 0, '/') && at(lx, 1, '*')) {
       depth++;
@@ -109,6 +112,7 @@ static bool continues(mt_lexer *lx) {
   }
   if (!newline || !at(&ahead, 0, '\'')) return false;
   lx->p = ahead.p;
+  lx->comment = ahead.comment;
   return true;
 }
 
@@ -194,4 +198,12 @@ mt_token mt_lexer_next(mt_lexer *lx) {
     t.len -= t.len >= 2 ? 2 : 1;
   }
   return t;
+}
+
+bool mt_sql_has_comment(const char *sql) {
+  mt_lexer lx;
+  if (!strstr(sql, "--") && !strstr(sql, "/*")) return false;
+  mt_lexer_init(&lx, sql, strlen(sql));
+  while (mt_lexer_next(&lx).kind != MT_TOK_END) continue;
+  return lx.comment || lx.broken;
 }

@@ -26,7 +26,8 @@ typedef struct mt_token {
 
 typedef struct mt_lexer {
   const char *p, *end;
-  bool broken; /* something is not terminated, or there is a NUL */
+  bool broken;  /* something is not terminated, or there is a NUL */
+  bool comment; /* there was a comment */
 } mt_lexer;
 
 void mt_lexer_init(mt_lexer *lx, const char *sql, size_t len);
@@ -35,5 +36,7 @@ mt_token mt_lexer_next(mt_lexer *lx);
 /* A name or keyword in any case; `word` is in lower case. */
 bool mt_token_is(const mt_token *t, const char *word);
 bool mt_token_is_char(const mt_token *t, char c);
+/* Is there a comment in the text? */
+bool mt_sql_has_comment(const char *sql);
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "pg/lexer.h"
 
 mt_req *mt_req_new(unsigned flags, mt_scope *scope, mt_sql *sql) {
   mt_req *req = mt_calloc(sizeof *req);
@@ -50,6 +51,22 @@ int mt_req_set_params(mt_req *req, int n, const char *const *values,
   return MT_OK;
 }
 
+int mt_req_set_comment(mt_req *req, const char *comment) {
+  size_t len, more;
+  char *text;
+  if (!comment || !req->sql || mt_sql_has_comment(req->sql->text)) return MT_OK;
+  len = req->sql->len;
+  more = strlen(comment);
+  text = mt_malloc(len + more + 2);
+  if (!text) return MT_E_OUT_OF_MEMORY;
+  memcpy(text, req->sql->text, len);
+  text[len] = ' ';
+  memcpy(text + len + 1, comment, more + 1);
+  mt_free(req->commented);
+  req->commented = text;
+  return MT_OK;
+}
+
 static void drop_results(mt_req *req) {
   int i;
   if (req->result) PQclear(req->result);
@@ -73,6 +90,7 @@ void mt_req_free(mt_req *req) {
   mt_sql_unref(req->sql);
   mt_free(req->begin);
   mt_free(req->text);
+  mt_free(req->commented);
   mt_free(req->params);
   mt_free(req);
 }

@@ -64,7 +64,9 @@ typedef struct mt_req {
   char *begin;    /* BEGIN text sent first, owned; the scope has its texts */
   mt_scope *scope;
   mt_sql *sql;
-  char *text; /* instead of sql: internal text, owned */
+  char *text;      /* instead of sql: internal text, owned */
+  char *commented; /* sql with a comment behind it, which is what is sent, by no
+                      name: such texts are all different. Owned; NULL: none */
   int nparams;
   const char **params; /* one block, owned; of MT_REQ_SIMPLE: the data of its
                           COPY FROM STDIN statements, in their order */
@@ -107,6 +109,9 @@ int mt_req_set_params(mt_req *req, int n, const char *const *values,
 /* BEGIN ... goes first, with the scope for the transaction. False when memory
  * is short. */
 bool mt_req_set_begin(mt_req *req, const char *text);
+/* Puts a comment behind its SQL, unless that has one of its own. The text that
+ * the statement is known by stays what it is. */
+int mt_req_set_comment(mt_req *req, const char *comment);
 void mt_req_free(mt_req *req); /* not while WAITING or SENT; NULL allowed */
 /* Replaces what it has by err (takes the reference). */
 void mt_req_set_error(mt_req *req, mt_error *err);
@@ -117,7 +122,7 @@ mt_result *mt_req_result(const mt_req *req);
 /* Moves the streamed results (one row each) to out, at most max; the caller
  * clears them with mt_result_clear. Returns how many. */
 int mt_req_take_rows(mt_req *req, mt_result **out, int max);
-/* The SQL, whichever way it is held. */
+/* The SQL, whichever way it is held, without the comment. */
 const char *mt_req_sql(const mt_req *req);
 
 #endif

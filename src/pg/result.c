@@ -104,3 +104,5 @@ size_t mt_result_payload(const mt_result *r) {
 size_t mt_result_bytes(const mt_result *r) {
   return r ? PQresultMemorySize(pg(r)) : 0;
 }
+
+int mt_pg_version(void) { return PQlibVersion(); }

@@ -30,5 +30,7 @@ void mt_result_clear(mt_result *r);
 /* Bytes of its values, as texts. */
 size_t mt_result_payload(const mt_result *r);
 size_t mt_result_bytes(const mt_result *r);
+/* Of the library that is linked: 150008 is 15.8. */
+int mt_pg_version(void);
 
 #endif

@@ -48,6 +48,42 @@ static void holds_scope_and_sql(void **state) {
   mt_req_free(req);
 }
 
+/* The text after `comment` was put behind it, or NULL when none was. */
+static char *commented(const char *text, const char *comment) {
+  mt_sql_table *t = mt_sql_table_new(10, 1000);
+  mt_sql *sql = mt_sql_intern(t, text, strlen(text));
+  mt_req *req = mt_req_new(0, NULL, sql);
+  char *out = NULL;
+  assert_int_equal(mt_req_set_comment(req, comment), MT_OK);
+  assert_string_equal(mt_req_sql(req), text);
+  if (req->commented) out = mt_strdup(req->commented);
+  mt_req_free(req);
+  mt_sql_unref(sql);
+  mt_sql_table_free(t);
+  return out;
+}
+
+static void comment_goes_behind_the_text(void **state) {
+  static const char *const none[] = {"SELECT 1 -- x", "SELECT 1 -- x\n + 1",
+                                     "/* x */ SELECT 1", "SELECT 1 /*",
+                                     "SELECT 'a' -- x\n 'b'"};
+  static const char *const some[] = {"SELECT 1", "SELECT '-- no comment'",
+                                     "SELECT $$/* none */$$", "SELECT \"--\"",
+                                     "SELECT 1;"};
+  size_t i;
+  (void)state;
+  for (i = 0; i < sizeof none / sizeof *none; i++)
+    assert_null(commented(none[i], "/*a='b'*/"));
+  for (i = 0; i < sizeof some / sizeof *some; i++) {
+    char *text = commented(some[i], "/*a='b'*/");
+    size_t len = strlen(some[i]);
+    assert_memory_equal(text, some[i], len);
+    assert_string_equal(text + len, " /*a='b'*/");
+    mt_free(text);
+  }
+  assert_null(commented("SELECT 1", NULL));
+}
+
 static void text_is_copied_and_never_prepared(void **state) {
   char text[] = "ROLLBACK";
   mt_req *req = mt_req_new_text(MT_REQ_IN_TX, NULL, text);
@@ -178,6 +214,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(new_one_is_empty),
       cmocka_unit_test(holds_scope_and_sql),
+      cmocka_unit_test(comment_goes_behind_the_text),
       cmocka_unit_test(text_is_copied_and_never_prepared),
       cmocka_unit_test(params_are_copied_with_nulls_and_lengths),
       cmocka_unit_test(no_params_are_none),

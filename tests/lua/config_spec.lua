@@ -90,10 +90,12 @@ describe("defaults", function()
                        burst = 100, tenant_share = 0.5 },
       hooks = {},
       debug = {
-        enabled = false, log_queries = true, log_pool_events = true,
+        enabled = false, log_queries = true, log_parameters = false,
+        log_pool_events = true,
         slow_query_threshold_ms = 1000,
       },
       metrics = { enabled = true, tenants = 50, prefix = "mtenant" },
+      tracing = { comments = false, application_name = false },
       id_pattern = "^[%w_.@:-]+$",
     }, define(with()))
   end)

@@ -80,6 +80,8 @@ local function each_kind(t, see)
   see("endpoint:", methods_of(endpoint))
   endpoint:close()
   see("clock:", methods_of(testing.run(function(clock) return clock end)))
+  see("mtenant.log.", mtenant.log)
+  see("log:", methods_of(mtenant.log.default()))
   see("operation:", methods_of(testing.operation {}))
   see("outage:", methods_of(testing.outage()))
   see("shared:", methods_of(testing.shared {}))
@@ -130,7 +132,7 @@ local function valid_config()
     connection = { url = "postgresql://", pool = {}, retry = {} },
     isolation = { schema_name_template = function() end },
     rate_limit = {}, breaker = {}, retry_budget = {}, hooks = {}, debug = {},
-    routing = {}, metrics = {},
+    routing = {}, metrics = {}, tracing = {},
   }
 end
 

@@ -295,6 +295,20 @@ return {
       .. "mtenant metrics --admin unix:/run/app/admin.sock --json",
   },
   {
+    name = "doctor",
+    text = "Looks for what is wrong with the configuration, its servers and its "
+      .. "tenants, and says how to mend it. Changes nothing. Without a "
+      .. "configuration file it looks at DATABASE_URL.",
+    groups = {
+      group("Doctor",
+        { "--strict", "exit status 1 for warnings, too" },
+        { "--timeout", "of each question", value = "MS", kind = "integer",
+          min = 1, target = "timeout_ms" }),
+      CONFIG, OUTPUT,
+    },
+    example = "mtenant doctor\nmtenant doctor --config tenant.config.lua --json",
+  },
+  {
     name = "completion",
     text = "Prints a script that makes a shell complete these commands.",
     arguments = { { "shell", "bash, zsh or fish",

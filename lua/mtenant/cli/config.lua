@@ -28,8 +28,10 @@ local function exists(path)
 end
 
 
---- The nearest one, from this directory upwards.
-local function find()
+--- The nearest one, from this directory upwards; nil and a message.
+---@return string|nil path
+---@return string|nil message
+function M.find()
   local above = ""
   for _ = 1, LEVELS do
     if exists(above .. NAME) then
@@ -125,7 +127,7 @@ end
 local function read(opts)
   local path, err = opts.config, nil
   if not path then
-    path, err = find()
+    path, err = M.find()
   end
   if not path and opts.may_lack_config then
     return {}, "./", "the configuration"
@@ -139,19 +141,24 @@ end
 
 --- Loads the file, with the command's options laid over it.
 ---@param opts table  config, url, migrations_folder, ...; folder_is = "shared":
---- migrations_folder is that of the shared schema; may_lack_config: neither a
---- file nor migrations in it are needed
+--- migrations_folder is that of the shared schema; migrations_optional: the file
+--- need not have that table; may_lack_config: nor need there be a file
 ---@return table|nil settings  { path, config, migrations }
 ---@return string|nil message
 function M.load(opts)
   local value, dir, path = read(opts)
   if not value then
     return nil, dir
-  elseif type(value.migrations) ~= "table" and not opts.may_lack_config then
+  end
+  local migrations = value.migrations
+  if migrations == nil and (opts.may_lack_config or opts.migrations_optional) then
+    migrations = {}
+  end
+  if type(migrations) ~= "table" then
     return nil, path .. " has no table named migrations"
   end
   local settings = { path = path, config = copy(value),
-                     migrations = copy(value.migrations or {}) }
+                     migrations = copy(migrations) }
   settings.config.migrations = nil
   place(settings.config, "policy", dir)
   place_folders(settings.migrations, dir)

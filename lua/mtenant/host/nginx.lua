@@ -193,16 +193,26 @@ local function answer(status, body)
 end
 
 
+-- What came with the request; nginx has an id for one that brings none.
+local function headers()
+  local all = ngx.req.get_headers()
+  return {
+    traceparent = all["traceparent"], tracestate = all["tracestate"],
+    ["x-request-id"] = all["x-request-id"] or ngx.var.request_id,
+  }
+end
+
+
 -- A request as a policy's `identify` gets it. A header that comes twice is
 -- ambiguous: the policy is shown none of them.
 local function request_of()
-  local headers = {}
+  local single = {}
   for name, value in pairs(ngx.req.get_headers()) do
-    if type(value) == "string" then headers[name:lower()] = value end
+    if type(value) == "string" then single[name:lower()] = value end
   end
   local var = ngx.var
   return { host = var.host, path = var.uri, method = ngx.req.get_method(),
-           headers = headers }
+           headers = single }
 end
 
 
@@ -213,9 +223,9 @@ end
 --  `identify` the policy of the manager says which tenant it is
 ---@return fun()
 function M.middleware(opts)
-  local all = { request = request_of }
-  for key, value in pairs(opts) do all[key] = value end
-  local enter = require("mtenant.middleware").new(all)
+  local with = { request = request_of, headers = headers }
+  for name, value in pairs(opts) do with[name] = value end
+  local enter = require("mtenant.middleware").new(with)
   return function()
     local ok, status, body = enter(ngx)
     if not ok then return answer(status, body) end

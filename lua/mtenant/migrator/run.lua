@@ -3,6 +3,7 @@
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
+local log = require "mtenant.log"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
 local results = require "mtenant.migrator.results"
@@ -62,7 +63,8 @@ function Run:progress(id, status, name, result)
   if not self.o.on_progress then return end
   local ok, err = call(self.o.on_progress, id, status, name, result)
   if not ok then
-    io.stderr:write("[mtenant] error in on_progress: ", errors.text_of(err), "\n")
+    log.default():warn("error in on_progress: " .. errors.text_of(err),
+                       { event = "callback_failed on_progress" })
   end
 end
 
