@@ -52,6 +52,9 @@ local function on_event(self, ev)
   if ev.kind == "pool_created" then
     call_hook(self, "on_pool_created", ev.tenant_id)
   elseif ev.kind == "pool_evicted" then
+    if self._migrator and ev.reason == "schema_changed" then
+      self._migrator:forget_tenant(ev.tenant_id)
+    end
     call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
   elseif ev.kind == "pool_error" then
     call_hook(self, "on_error", ev.tenant_id, ev.error)

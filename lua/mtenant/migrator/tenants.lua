@@ -192,7 +192,7 @@ function M.install(methods, inside)
     o = drop_options:check(o or {}, 2)
     local target, unit = where(self, id)
     if not target then return nil, unit end
-    target.schemas[unit.schema] = nil
+    self.targets:forget(id)
     return target.db:session(function(session)
       return drop(session, unit, o.cascade, unit.tracking)
     end)

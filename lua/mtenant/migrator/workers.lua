@@ -50,13 +50,15 @@ end
 
 -- ---- workers ------------------------------------------------------------
 
--- The queue with the most work for each of its workers.
+-- The queue with the most work for each of its workers. Of one whose run has
+-- the database for itself there is one: a second one would wait for its lock.
 local function busiest(self)
   local found, best = nil, 0
   for _, queue in ipairs(self.queues) do
     local left = #queue - queue.next + 1 + #queue.later
     local each = left / (queue.workers + 1)
-    if each > best then found, best = queue, each end
+    local room = not queue.exclusive or queue.workers == 0
+    if room and each > best then found, best = queue, each end
   end
   return found
 end
