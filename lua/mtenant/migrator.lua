@@ -143,7 +143,8 @@ end
 
 local function missing(unit)
   return errors.new("tenant_not_found", format('schema "%s" does not exist',
-    unit.schema), { tenant_id = unit.id })
+    unit.schema), { tenant_id = unit.id,
+                    hint = "create_tenant, or `mtenant create`, makes it" })
 end
 
 
