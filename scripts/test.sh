@@ -135,26 +135,40 @@ run_valgrind() {
   run_c_tests "C tests, valgrind" release valgrind "${options[@]}"
 }
 
-# One process per file: a spec that hangs or crashes fails alone.
-run_specs() { # suite, preset, interpreter, options of find...
-  local suite=$1 preset=$2 lua=$3 log=$work/log out=$work/out ok=0 bad=0
-  local spec status p f cpath='lib/?.so;' more_lua=
-  shift 3
+# One process per file: a spec that hangs or crashes fails alone. What it says
+# and how it ends are left in files named after its number.
+run_spec() { # number, preset, interpreter, LUA_PATH, LUA_CPATH, spec
+  local out=$work/spec-$1
+  MT_BUILD_DIR=$PWD/build/$2 MTENANT_RUN=$PWD/build/$2/bin/mtenant-run \
+    LUA_PATH=$4 LUA_CPATH=$5 timeout -k 10 600 "$3" "$(command -v busted)" \
+    -o plainTerminal "$6" >"$out" 2>&1 </dev/null
+  echo "$?" >"$out.status"
+}
+
+run_specs() { # suite, preset, interpreter, at a time, options of find...
+  local suite=$1 preset=$2 lua=$3 jobs=$4 log=$work/log ok=0 bad=0 i=0
+  local spec status p f out specs=() cpath='lib/?.so;' more_lua=
+  shift 4
   if [[ $lua = *luajit-host ]]; then
     more_lua="$PWD/?.lua;/usr/share/lua/5.1/?.lua;/usr/share/lua/5.1/?/init.lua;"
     cpath='lib/luajit/?.so;/usr/lib/x86_64-linux-gnu/lua/5.1/?.so;'
   fi
   : >"$log"
+  rm -f "$work"/spec-*
   is_built "$preset" || echo "not built" >"$log"
-  while read -r spec; do
-    is_built "$preset" || break
-    MT_BUILD_DIR=$PWD/build/$preset \
-      MTENANT_RUN=$PWD/build/$preset/bin/mtenant-run \
-      LUA_PATH="$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;$more_lua;" \
-      LUA_CPATH="$PWD/build/$preset/$cpath;" \
-      timeout -k 10 600 "$lua" "$(command -v busted)" -o plainTerminal \
-      "$spec" >"$out" 2>&1 </dev/null
-    status=$?
+  ! is_built "$preset" ||
+    mapfile -t specs < <(find tests/lua -name '*_spec.lua' "$@" | sort)
+  for spec in "${specs[@]}"; do
+    while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
+    run_spec "$((i++))" "$preset" "$lua" \
+      "$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;$more_lua;" \
+      "$PWD/build/$preset/$cpath;" "$spec" &
+  done
+  wait
+  i=0
+  for spec in "${specs[@]}"; do
+    out=$work/spec-$((i++))
+    status=$(<"$out.status")
     p=$(sum 's/^\([0-9]*\) success.* : .*/\1/p' "$out")
     f=$(sum 's/^[0-9]* success[a-z]* \/ \([0-9]*\) failure.*/\1/p' "$out")
     f=$((f + $(sum 's/^[0-9]* success.* \/ \([0-9]*\) error.*/\1/p' "$out")))
@@ -164,7 +178,7 @@ run_specs() { # suite, preset, interpreter, options of find...
     fi
     ok=$((ok + p))
     bad=$((bad + f))
-  done < <(find tests/lua -name '*_spec.lua' "$@" | sort)
+  done
   report "$suite" "$ok" "$bad" "$log"
 }
 
@@ -253,13 +267,13 @@ build release
 build asan
 run_c_tests "C tests" release
 $quick || run_valgrind
-run_specs "specs" release lua5.4 ! -name 'fault_matrix_*'
-run_specs "fault matrix" release lua5.4 -name 'fault_matrix_*'
+run_specs "specs" release lua5.4 1 ! -name 'fault_matrix_*'
+run_specs "fault matrix" release lua5.4 1 -name 'fault_matrix_*'
 run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
   entries isolation schemas context luajit errors retry config schema testing)
-run_specs "specs, LuaJIT" release build/release/tests/luajit-host \
+run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \
   ! -path '*/integration/testing_spec.lua'
@@ -275,9 +289,9 @@ run_c_tests "C tests, sanitizers" asan
 run_c_hosts "C hosts, sanitizers" asan
 # what waits for long or for real time, and what is about others' programs, ran
 # above
-run_specs "specs, sanitizers" asan build/asan/tests/lua-host \
+run_specs "specs, sanitizers" asan build/asan/tests/lua-host 2 \
   ! -name 'fault_matrix_*' ! -name 'loop_spec.lua' ! -name 'proxy_spec.lua' \
-  ! -name 'breaker_spec.lua' ! -name 'bouncer_*' ! -name 'roles_setup_spec.lua' \
+  ! -name 'breaker_spec.lua' ! -name 'storm_spec.lua' ! -name 'bouncer_*' ! -name 'roles_setup_spec.lua' \
   ! -name 'nginx_*' ! -name 'examples_spec.lua' ! -name 'deaf_peer_spec.lua' \
   ! -name 'demo_spec.lua' ! -name 'failover_*' ! -name 'connect_errors_spec.lua' \
   ! -name 'cli_terminal_spec.lua' ! -name 'migrator_kill_spec.lua' \

@@ -379,6 +379,7 @@ function M.flatten(cfg)
     has_on_retry = tries.on_retry ~= nil,
     has_is_retryable = tries.is_retryable ~= nil,
     has_password = c.password ~= nil,
+    logs = cfg.debug.enabled,
     pooled = c.pooler == "transaction",
     dedicated = i.mode == "dedicated",
     verify_schema = i.verify_schema,

@@ -3,6 +3,7 @@
 -- user's functions are called and where handles are kept. Never holds a
 -- connection.
 
+local apart = require "mtenant.apart"
 local config = require "mtenant.config"
 local control = require "mtenant.control"
 local core = require "mtenant.core"
@@ -198,6 +199,19 @@ local function disposed()
 end
 
 
+local make_handle = apart(function(self, id)
+  if self._over then return nil, disposed() end
+  local ok, err = config.valid_id(id, self._config.id_pattern)
+  if not ok then return nil, err end
+  local handle
+  handle, err = self._core:tenant(id)
+  if not handle then return nil, err end
+  local db = new_handle(self, handle, id)
+  self._handles[id] = db
+  return db
+end)
+
+
 --- A tenant's handle, without any I/O: only the id is checked. An unknown
 -- tenant shows at first use.
 ---@param id string
@@ -206,15 +220,7 @@ end
 function methods:get_db(id)
   local db = self._handles[id]
   if db and not self._over then return db end
-  if self._over then return nil, disposed() end
-  local ok, err = config.valid_id(id, self._config.id_pattern)
-  if not ok then return nil, err end
-  local handle
-  handle, err = self._core:tenant(id)
-  if not handle then return nil, err end
-  db = new_handle(self, handle, id)
-  self._handles[id] = db
-  return db
+  return make_handle(self, id)
 end
 
 

@@ -27,8 +27,8 @@ local WAIT = {}
 
 local current          -- the task that runs now
 local waiting = {}     -- slot -> task, or function(value, err)
-local ready = {}       -- tasks to resume: { task, n, ... }
-local ready_n = 0
+local ready = {}       -- tasks to resume, each followed by its values or false
+local ready_n = 0      -- twice the number of tasks
 local live = {}        -- every task that is not done, as a set
 local last_traceback
 local foreign = {}     -- to be interrupted, but of the loop that stands still
@@ -40,17 +40,22 @@ local function pack(...)
   return { n = select("#", ...), ... }
 end
 
+local NOTHING = pack()
 
+
+-- Ten thousand of them may wait: a table of four fields, and what few of them
+-- have beside those.
 ---@class mtenant.Task
 ---@field done boolean
-local task_methods = {}
+local task_methods = { done = false }
 local task_mt = { __name = "mtenant.task", __index = task_methods }
 
 
 local function enqueue(task, ...)
-  ready_n = ready_n + 1
-  ready[ready_n] = { task, select("#", ...), ... }
-  if ready_n > 1 then return end
+  ready[ready_n + 1] = task
+  ready[ready_n + 2] = select("#", ...) > 0 and pack(...)
+  ready_n = ready_n + 2
+  if ready_n > 2 then return end
   post()
   if host then host.busy() end
 end
@@ -65,13 +70,15 @@ end
 
 
 local function finish(task, ok, ...)
-  task.done, task.ok, task.results = true, ok, pack(...)
+  task.done, task.ok = true, ok
+  task.results = select("#", ...) > 0 and pack(...) or NOTHING
   live[task] = nil
   if not ok then
     task.traceback = debug.traceback(task.co, tostring((...)))
     last_traceback = task.traceback
     unobserved.add(task)
   end
+  task.co = nil -- who keeps the task need not keep its stack
   wake_joiners(task)
 end
 
@@ -116,9 +123,10 @@ local SLICE_MS = 4
 -- what a slice has left of a batch comes before what was queued meanwhile
 local function put_back(batch, first, n)
   local rest = {}
-  for i = first, n do rest[#rest + 1] = batch[i] end
-  for i = 1, ready_n do rest[#rest + 1] = ready[i] end
-  ready, ready_n = rest, #rest
+  for i = first, n do rest[i - first + 1] = batch[i] end
+  local before = n - first + 1
+  for i = 1, ready_n do rest[before + i] = ready[i] end
+  ready, ready_n = rest, before + ready_n
   post()
 end
 
@@ -126,12 +134,13 @@ end
 local function run_ready(until_ms)
   local batch, n = ready, ready_n
   ready, ready_n = {}, 0
-  for i = 1, n do
-    local item = batch[i]
-    local task = item[1]
-    if not task.done then step(task, unpack(item, 3, 2 + item[2])) end
-    if i % 8 == 0 and now_ms() > until_ms then
-      return put_back(batch, i + 1, n)
+  for i = 1, n, 2 do
+    local task, values = batch[i], batch[i + 1]
+    if not task.done then
+      if values then step(task, unpack(values, 1, values.n)) else step(task) end
+    end
+    if i % 16 == 1 and now_ms() > until_ms then
+      return put_back(batch, i + 2, n)
     end
   end
 end
@@ -154,7 +163,7 @@ local function turn()
     if type(waiter) == "function" then
       waiter(value, err)
     elseif waiter then
-      waiter.slot = nil
+      waiter.slot = false
       step(waiter, value, err)
     elseif type(value) == "userdata" and value.release then
       value:release() -- a lease nobody waits for any more
@@ -313,11 +322,9 @@ function M.spawn(fn, ...)
   if type(fn) ~= "function" then
     errors.misuse(2, "spawn: fn must be a function, got %s", type(fn))
   end
-  local task = setmetatable({
-    done = false,
-    context = M.bearer().context,
-    fn = fn,
-  }, task_mt)
+  local task = setmetatable({ fn = fn, co = false, slot = false,
+                              observed = false }, task_mt)
+  task.context = M.bearer().context
   live[task] = true
   enqueue(task, ...)
   return task

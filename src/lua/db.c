@@ -92,8 +92,8 @@ static int query(lua_State *L) {
   op->as = (mt_as)(as & MT_AS_KIND);
   op->json = json;
   req->timeout_ms = timeout;
-  mt_query_wire(op, req);
-  if (mt_tenant_submit(live, req, &err) == MT_OK) return mt_op_push_slot(L, op);
+  if (mt_query_wire(op, req) && mt_tenant_submit(live, req, &err) == MT_OK)
+    return mt_op_push_slot(L, op);
   mt_op_drop(op);
   return mt_lua_fail(L, err, name_of(t));
 }

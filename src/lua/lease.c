@@ -70,8 +70,10 @@ static mt_op *submit(lua_State *L, mt_lease_ud *u, mt_req *req,
   op->lease_ud = u;
   lua_pushvalue(L, 1);
   op->lease_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  mt_query_wire(op, req);
-  if (mt_lease_submit(u->lease, req, err) == MT_OK) return op;
+  if (!mt_query_wire(op, req))
+    mt_fail(err, mt_error_oom());
+  else if (mt_lease_submit(u->lease, req, err) == MT_OK)
+    return op;
   mt_op_drop(op);
   return NULL;
 }

@@ -66,10 +66,16 @@ static bool is_retryable(mt_manager *m, const mt_error *err, void *data) {
   return yes;
 }
 
+/* Tries are many: each tenant that waits has one with each probe. */
+static bool is_a_try(const mt_event *ev) {
+  return strncmp(ev->kind, "connection_", 11) == 0;
+}
+
 static void on_event(mt_manager *m, const mt_event *ev, void *data) {
   mt_manager_ud *u = data;
   lua_State *L = u->rt->L;
   (void)m;
+  if (!u->logs && is_a_try(ev)) return;
   if (!start_call(u, "event")) return;
   lua_createtable(L, 0, 8);
   mt_lua_set_text(L, "kind", ev->kind);
@@ -128,6 +134,7 @@ int mt_lua_manager_new(lua_State *L) {
   u = lua_newuserdatauv(L, sizeof *u, 0);
   memset(u, 0, sizeof *u);
   u->rt = mt_lua_rt(L);
+  u->logs = mt_lua_flag(L, "logs");
   u->callbacks = LUA_NOREF;
   luaL_setmetatable(L, MT_LUA_MANAGER);
   lua_pushvalue(L, 2);

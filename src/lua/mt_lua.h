@@ -41,7 +41,7 @@ typedef struct mt_manager_ud {
   mt_rt *rt;
   mt_manager *m; /* NULL: closed */
   int callbacks; /* registry reference: function(kind, ...) */
-  bool has_on_retry, has_is_retryable, has_password;
+  bool logs;     /* wants to hear of each try of each tenant */
 } mt_manager_ud;
 
 typedef struct mt_lease_ud {
@@ -80,9 +80,9 @@ struct mt_op {
   mt_rt *rt;
   mt_loop *loop; /* on which it was started */
   bool finished;
-  mt_timer timer;  /* sleep, or deadline of a query */
-  bool timer_user; /* the op's own timeout has passed */
-  int stop;        /* MT_E_TIMEOUT or MT_E_CANCELLED asked for, 0 no */
+  struct mt_op_timer *timer; /* sleep, or deadline of a query; NULL none */
+  bool timer_user;           /* the op's own timeout has passed */
+  int stop; /* MT_E_TIMEOUT or MT_E_CANCELLED asked for, 0 no */
   mt_req *req;
   mt_tenant *tenant; /* a reference */
   mt_flight *flight;
@@ -180,6 +180,9 @@ void mt_lua_pump_register(lua_State *L);
 
 /* ops.c */
 mt_op *mt_op_new(lua_State *L, mt_op_kind kind);
+/* cb(op) after ms milliseconds, unless it has finished by then; again in place
+ * of the last one. False: memory is short. */
+bool mt_op_after(mt_op *op, double ms, void (*cb)(mt_op *op));
 /* Its result is there (takes err's reference); it is delivered this turn. */
 void mt_op_finish(mt_op *op, mt_error *err);
 /* Undo for an operation that could not be started. */
@@ -203,8 +206,9 @@ typedef struct mt_params {
  * raises for what has no SQL form. Leaves one value more on the stack. */
 void mt_lua_params(lua_State *L, int first, mt_params *p);
 void mt_lua_push_list_key(lua_State *L);
-/* Prepares op and req for a query; wires them. */
-void mt_query_wire(mt_op *op, mt_req *req);
+/* Prepares op and req for a query; wires them. False: memory is short, and op
+ * is to be dropped. */
+bool mt_query_wire(mt_op *op, mt_req *req);
 void mt_query_cancel(mt_op *op, int code);
 
 /* rows.c */

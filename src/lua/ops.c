@@ -7,6 +7,13 @@
 #include "base/alloc.h"
 #include "lua/mt_lua.h"
 
+/* Of its own, since most operations have none, and it is a third of one. */
+typedef struct mt_op_timer {
+  mt_timer timer;
+  mt_op *op;
+  void (*cb)(mt_op *op);
+} mt_op_timer;
+
 /* ---- slots ---------------------------------------------------------------------- */
 
 static int grow(mt_rt *rt) {
@@ -46,9 +53,31 @@ mt_op *mt_op_new(lua_State *L, mt_op_kind kind) {
   return op;
 }
 
+static void drop_timer(mt_op *op) {
+  if (!op->timer) return;
+  mt_timer_del(&op->timer->timer);
+  mt_free(op->timer);
+  op->timer = NULL;
+}
+
+static void on_timer(mt_timer *t) {
+  mt_op_timer *timer = mt_container(t, mt_op_timer, timer);
+  timer->cb(timer->op);
+}
+
+bool mt_op_after(mt_op *op, double ms, void (*cb)(mt_op *op)) {
+  if (!op->timer) op->timer = mt_calloc(sizeof *op->timer);
+  if (!op->timer) return false;
+  op->timer->timer.cb = on_timer;
+  op->timer->op = op;
+  op->timer->cb = cb;
+  mt_timer_set(op->loop->reactor, &op->timer->timer, ms);
+  return true;
+}
+
 static void op_free(mt_op *op) {
   mt_rt *rt = op->rt;
-  mt_timer_del(&op->timer);
+  drop_timer(op);
   rt->ops[op->slot - 1] = NULL;
   rt->free_slots[rt->nfree++] = op->slot;
   if (op->tenant) mt_tenant_unref(op->tenant);
@@ -78,7 +107,7 @@ void mt_op_finish(mt_op *op, mt_error *err) {
   }
   op->finished = true;
   op->err = err;
-  mt_timer_del(&op->timer);
+  if (op->timer) mt_timer_del(&op->timer->timer);
   if (op->kind == MT_OP_SLEEP) /* timers are not late behind a crowd */
     mt_list_push_front(&op->loop->done, &op->node);
   else
@@ -88,16 +117,14 @@ void mt_op_finish(mt_op *op, mt_error *err) {
 
 /* ---- sleep ------------------------------------------------------------------------ */
 
-static void on_wake(mt_timer *t) {
-  mt_op_finish(mt_container(t, mt_op, timer), NULL);
-}
+static void on_wake(mt_op *op) { mt_op_finish(op, NULL); }
 
 static int l_sleep(lua_State *L) {
   double ms = luaL_checknumber(L, 1);
   mt_op *op = mt_op_new(L, MT_OP_SLEEP);
-  op->timer.cb = on_wake;
-  mt_timer_set(op->loop->reactor, &op->timer, ms > 0 ? ms : 0);
-  return mt_op_push_slot(L, op);
+  if (mt_op_after(op, ms > 0 ? ms : 0, on_wake)) return mt_op_push_slot(L, op);
+  mt_op_drop(op);
+  return luaL_error(L, "not enough memory");
 }
 
 /* ---- delivery -------------------------------------------------------------------------- */

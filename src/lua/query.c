@@ -231,8 +231,7 @@ void mt_query_cancel(mt_op *op, int code) {
 
 /* A plain statement's own timeout: the server ends it by statement_timeout;
  * the client only waits a little longer for that answer. */
-static void on_deadline(mt_timer *t) {
-  mt_op *op = mt_container(t, mt_op, timer);
+static void on_deadline(mt_op *op) {
   if (op->lease_ud) {
     mt_query_cancel(op, MT_E_TIMEOUT);
     return;
@@ -245,16 +244,16 @@ static void on_deadline(mt_timer *t) {
   if (mt_tenant_take_back(op->tenant, op->req))
     taken_back(op, MT_E_TIMEOUT);
   else
-    mt_timer_set(op->loop->reactor, t,
-                 mt_manager_get_config(op->tenant->manager)->cancel_timeout_ms);
+    mt_op_after(op,
+                mt_manager_get_config(op->tenant->manager)->cancel_timeout_ms,
+                on_deadline);
 }
 
-void mt_query_wire(mt_op *op, mt_req *req) {
+bool mt_query_wire(mt_op *op, mt_req *req) {
   op->req = req;
   req->data = op;
   req->on_finish = on_finish;
-  if (req->timeout_ms <= 0) return;
-  op->timer.cb = on_deadline;
+  if (req->timeout_ms <= 0) return true;
   req->deadline = mt_reactor_now(op->loop->reactor) + req->timeout_ms;
-  mt_timer_set(op->loop->reactor, &op->timer, req->timeout_ms);
+  return mt_op_after(op, req->timeout_ms, on_deadline);
 }

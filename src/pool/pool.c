@@ -200,6 +200,7 @@ static void requeue(mt_share *share, mt_req *req) {
   req->state = MT_REQ_WAITING;
   while (n && mt_container(n, mt_req, node)->seq < req->seq) n = n->next;
   mt_list_insert(&share->reqs, n, &req->node);
+  share->pool->expire_at = 0; /* it may be older than all that wait */
 }
 
 /* Only what certainly did not run goes to another connection, a few times. */
@@ -457,6 +458,7 @@ void mt_pool_set_options(mt_pool *p, const mt_pool_options *opt) {
               opt->rate.mode != p->opt.rate.mode;
   mt_node *n;
   p->opt = *opt;
+  p->expire_at = 0;
   if (rate) mt__rate_changed(p);
   for (n = p->waiting.head; n; n = n->next)
     mt__share_line_up(mt_container(n, mt_share, waiting));

@@ -3,6 +3,8 @@
  * timeouts, growth, grants), one slow sweep while there are connections (idle
  * and lifetime limits, minimum). No timer per request.
  */
+#include <math.h>
+
 #include "pool/pool_priv.h"
 
 /* ---- tick: something waits ----------------------------------------------------- */
@@ -76,21 +78,37 @@ double mt__pool_clock(mt_pool *p) {
   return p->clock_ms;
 }
 
-/* Runs while the server answers; while it does not, connect errors decide. */
+/* When the first of a share was queued, or `first` if that was before. */
+static double first_of(const mt_share *s, double first) {
+  if (s->reqs.head)
+    first = fmin(first, mt_container(s->reqs.head, mt_req, node)->queued_at);
+  if (s->leases.head)
+    first =
+        fmin(first, mt_container(s->leases.head, mt_lease, node)->queued_at);
+  return first;
+}
+
+/* Runs while the server answers; while it does not, connect errors decide.
+ * Thousands may wait, so it looks at them when the first can be due. */
 static void expire(mt_pool *p) {
-  double now = mt__pool_clock(p);
+  double now = mt__pool_clock(p), first = now;
   mt_list shares = {0};
   mt_node *n;
-  if (!server_answers(p)) return;
+  if (now < p->expire_at || !server_answers(p)) return;
   mt_list_take(&shares, &p->waiting);
   while ((n = mt_list_pop(&shares))) {
     mt_share *s = mt_container(n, mt_share, waiting);
     mt_list_push(&p->waiting, n);
     expire_reqs(p, s, now);
     expire_leases(p, &s->leases, now);
+    first = first_of(s, first);
     mt__share_mark(s);
   }
   expire_leases(p, &p->lease_waiters, now);
+  if (p->lease_waiters.head)
+    first = fmin(
+        first, mt_container(p->lease_waiters.head, mt_lease, node)->queued_at);
+  p->expire_at = first + p->opt.acquire_timeout_ms;
 }
 
 static void on_tick(mt_timer *t) {

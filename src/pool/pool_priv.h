@@ -108,6 +108,7 @@ struct mt_pool {
   double blocked_since;      /* something is ready and finds no place; 0 */
   double quick_at;           /* when a quick statement was last sent */
   double clock_ms, clock_at; /* the queues' time: it stands in an outage */
+  double expire_at;          /* by it: nothing queued times out before */
   mt_timer rate_timer;       /* the first of the throttled */
   double rate_due;
   uint64_t rate_epoch; /* changes with the rate */

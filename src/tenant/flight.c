@@ -13,11 +13,11 @@ struct mt_attempts {
   mt_list waiters; /* mt_flight */
   int attempt;     /* finished attempts */
   double started_at, delay_ms;
-  mt_timer timer;
-  mt_sleeper sleeper; /* while the timer runs and the server does not answer */
+  mt_timer timer;     /* of the delay; while a ping is in flight, how long its
+                         answer may take */
+  mt_sleeper sleeper; /* in a delay while the server does not answer */
   mt_node turn;       /* in manager->attempts: its next attempt is due */
   mt_req *ping;       /* in flight */
-  mt_timer silence;   /* while it is: how long its answer may take */
 };
 
 struct mt_flight {
@@ -60,7 +60,6 @@ static void end(mt_attempts *f, const mt_error *err) {
   mt_node *n;
   mt_list_take(&waiters, &f->waiters);
   mt_timer_del(&f->timer);
-  mt_timer_del(&f->silence);
   mt_sleeper_forget(&f->sleeper);
   mt_node_unlink(&f->turn);
   if (f->ping) f->ping->data = NULL; /* its answer finds nobody */
@@ -129,7 +128,7 @@ static void take_turn(mt_attempts *f) {
   mt_defer_add(m->reactor, &m->starter, MT_DEFER_DELIVER);
 }
 
-static void on_timer(mt_timer *timer) {
+static void on_delay(mt_timer *timer) {
   mt_attempts *f = mt_container(timer, mt_attempts, timer);
   mt_sleeper_forget(&f->sleeper);
   take_turn(f);
@@ -171,6 +170,7 @@ static void failed(mt_attempts *f, const mt_error *err) {
   }
   f->delay_ms = delay;
   if (!event(f, "connection_retry", err)) return;
+  f->timer.cb = on_delay;
   mt_timer_set(m->reactor, &f->timer, delay);
   if (t->state == MT_TENANT_READY) mt_pool_sleep(t->entry->pool, &f->sleeper);
 }
@@ -183,7 +183,7 @@ static void on_ping(mt_req *req) {
   mt_req_free(req);
   if (f) {
     f->ping = NULL;
-    mt_timer_del(&f->silence);
+    mt_timer_del(&f->timer);
     if (err)
       failed(f, err);
     else
@@ -215,14 +215,14 @@ static void leave_ping(mt_attempts *f) {
 
 /* Time in a queue does not count: others see to it. */
 static void on_silence(mt_timer *timer) {
-  mt_attempts *f = mt_container(timer, mt_attempts, silence);
+  mt_attempts *f = mt_container(timer, mt_attempts, timer);
   mt_reactor *r = f->tenant->manager->reactor;
   double limit = answer_limit(f), sent_at = f->ping->sent_at;
   double left = sent_at > 0 ? sent_at + limit - mt_reactor_now(r) : limit;
   mt_error *err;
   if (limit <= 0) return; /* there is none any more */
   if (left > 0.5) {
-    mt_timer_set(r, &f->silence, left);
+    mt_timer_set(r, &f->timer, left);
     return;
   }
   err = no_answer(f);
@@ -243,8 +243,9 @@ static void ping(mt_attempts *f) {
   req->data = f;
   f->ping = req;
   if (mt_share_submit(&t->share, req, &err) == MT_OK) {
+    f->timer.cb = on_silence;
     if (answer_limit(f) > 0)
-      mt_timer_set(t->manager->reactor, &f->silence, answer_limit(f));
+      mt_timer_set(t->manager->reactor, &f->timer, answer_limit(f));
     return;
   }
   f->ping = NULL;
@@ -287,8 +288,6 @@ static bool take_off(mt_tenant *t) {
   if (!f) return false;
   f->tenant = t;
   f->started_at = mt_reactor_now(t->manager->reactor);
-  f->timer.cb = on_timer;
-  f->silence.cb = on_silence;
   f->sleeper.wake = on_answers;
   t->flight = f;
   take_turn(f);

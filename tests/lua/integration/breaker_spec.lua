@@ -5,24 +5,6 @@ local env = require "tests.support.env"
 local mtenant = require "mtenant"
 
 
-local STORM = tonumber(os.getenv("MT_STORM_TENANTS")) or 1500
-
-
-local function list(n, prefix)
-  local out = {}
-  for i = 1, n do out[i] = prefix .. i end
-  return out
-end
-
-
-local function rss_mib()
-  local file = assert(io.open("/proc/self/status"))
-  local kib = file:read("*a"):match("VmRSS:%s*(%d+)")
-  file:close()
-  return tonumber(kib) / 1024
-end
-
-
 describe("a server that is down", function()
   local server
 
@@ -143,53 +125,4 @@ describe("a server that is down", function()
     assert.equal("1", env.must(db:value("SELECT '1'")))
     assert.has_error(function() manager:isolate(5) end)
   end))
-
-  it("costs " .. STORM .. " tenants a few connects, and serves all of them "
-     .. "soon after its return", env.in_task(function()
-    local ids = list(STORM, "s")
-    env.tenants(ids, server)
-    local manager = env.manager({
-      connection = { retry = { max_attempts = 40 } },
-    }, server)
-    server:stop("immediate")
-    collectgarbage()
-    local idle_mib, peak_mib = rss_mib(), 0
-    local gap, beats, last = 0, 0, mtenant.now_ms()
-    local heart = mtenant.spawn(function()
-      while true do
-        if not mtenant.sleep(10) then return end
-        local now = mtenant.now_ms()
-        if beats % 10 == 0 then peak_mib = math.max(peak_mib, rss_mib()) end
-        gap, beats, last = math.max(gap, now - last - 10), beats + 1, now
-      end
-    end)
-    local done_at = {}
-    local everybody = mtenant.spawn(function()
-      return mtenant.each(ids, #ids, function(id)
-        local db, err = manager:get_db_async(id)
-        done_at[#done_at + 1] = mtenant.now_ms()
-        return db and true, err
-      end)
-    end)
-    mtenant.sleep(3000)
-    local tried = manager:get_stats().connect_failures
-    assert.is_true(tried >= 3 and tried <= 10, "it was tried " .. tried)
-    assert.equal(0, #done_at)
-    server:start()
-    local up_at = mtenant.now_ms()
-    last = up_at -- starting it was not the loop's doing
-    local _, errs = everybody:await()
-    heart:cancel()
-    assert.is_nil(errs and tostring(select(2, next(errs))))
-    assert.equal(STORM, #done_at)
-    assert.is_true(beats > 100, "the heart beat " .. beats .. " times")
-    table.sort(done_at)
-    if os.getenv("MT_STORM_TENANTS") then
-      io.stderr:write(("storm: %d tenants, %d connects while down, first after "
-        .. "%.0f ms, last after %.0f ms, longest gap %.1f ms in %d beats, "
-        .. "%.1f MiB more than idle\n")
-        :format(STORM, tried, done_at[1] - up_at, done_at[#done_at] - up_at, gap,
-                beats, peak_mib - idle_mib))
-    end
-  end, 60000))
 end)

@@ -30,7 +30,6 @@ end
 
 local family = {
   host = "127.0.0.1",
-  sslmode = "prefer",
   set_up = function(f)
     f.server = env.start({
       tcp = true, hba = HBA, conf = { max_connections = SLOTS, hot_standby = "off" },
@@ -41,8 +40,8 @@ local family = {
     make_disk(f)
   end,
   route = function(f)
-    return ("postgresql://app:first@%s:%d/mtenant?sslmode=%s"):format(
-      f.host, f.server.port, f.sslmode)
+    return ("postgresql://app:first@%s:%d/mtenant"):format(f.host,
+      f.server.port)
   end,
 }
 
@@ -204,23 +203,6 @@ family.faults = {
     expect = expect.untouched {
       idle = "dns retryable",
       connecting = "dns retryable",
-    },
-  },
-  {
-    name = "no TLS where it is asked for",
-    early = true,
-    patience_ms = 400,
-    strike = function(c)
-      c.family.sslmode = "require"
-      c.manager:invalidate(c.tenant)
-    end,
-    heal = function(c)
-      c.family.sslmode = "prefer"
-      c.manager:invalidate(c.tenant)
-    end,
-    expect = expect.untouched {
-      idle = "tls",
-      connecting = "tls",
     },
   },
   {
