@@ -20,7 +20,7 @@ export LUA_CPATH="$MT_BUILD_DIR/lib/?.so;;"
 
 required=(README.md docs/getting-started.md docs/configuration.md
   docs/retry.md docs/api-reference.md docs/embedding.md docs/embedding-c.md docs/embedding-nginx.md docs/embedding-cqueues.md docs/embedding-luv.md docs/pgbouncer.md docs/fairness.md docs/routing.md docs/strategies.md docs/read-replicas.md docs/operations.md docs/failover.md docs/health.md docs/admin.md docs/observability.md docs/logging.md
-  docs/testing-policies.md docs/cli.md
+  docs/testing-policies.md docs/cli.md docs/migrations.md docs/migration-formats.md
   docs/troubleshooting.md docs/porting-from-drizzle-multitenant.md
   docs/design.md)
 missing=0

@@ -66,8 +66,9 @@ local function on_event(self, ev)
   if ev.kind == "pool_created" then
     call_hook(self, "on_pool_created", ev.tenant_id)
   elseif ev.kind == "pool_evicted" then
-    if self._router and ev.reason == "schema_changed" then
-      self._router:outdate(ev.tenant_id)
+    if ev.reason == "schema_changed" then
+      if self._router then self._router:outdate(ev.tenant_id) end
+      if self._migrator then self._migrator:forget_tenant(ev.tenant_id) end
     end
     listen.evicted(self, ev.tenant_id, ev.reason)
     call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)

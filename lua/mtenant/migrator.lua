@@ -8,6 +8,7 @@ local core = require "mtenant.core"
 local each = require "mtenant.each"
 local errors = require "mtenant.errors"
 local files = require "mtenant.migrator.files"
+local ids_of = require "mtenant.migrator.ids"
 local lazy = require "mtenant.migrator.lazy"
 local locks = require "mtenant.migrator.locks"
 local plan_of = require "mtenant.migrator.plan"
@@ -142,7 +143,8 @@ end
 
 local function missing(unit)
   return errors.new("tenant_not_found", format('schema "%s" does not exist',
-    unit.schema), { tenant_id = unit.id })
+    unit.schema), { tenant_id = unit.id,
+                    hint = "create_tenant, or `mtenant create`, makes it" })
 end
 
 
@@ -216,42 +218,11 @@ local function read_units(self, ids, kind, migrations)
 end
 
 
-local function check_ids(ids, what)
-  if type(ids) ~= "table" then
-    errors.misuse(3, "%s: ids must be a list of tenant ids, got %s", what,
-                  type(ids))
-  end
-  local out, seen = {}, {}
-  for _, id in ipairs(ids) do
-    if not seen[id] then out[#out + 1] = id end
-    seen[id] = true
-  end
-  return out
-end
-
-
 --- Asks `tenant_discovery`.
 ---@return string[]|nil ids
 ---@return mtenant.error|nil err
 function methods:discover()
-  local fn = self.opts.tenant_discovery
-  if not fn then
-    return nil, errors.new("policy",
-                           "tenant_discovery is not configured: who are all?")
-  end
-  local target, err = self.targets:shared()
-  if not target then return nil, err end
-  local ok, ids, why = pcall(fn, target.db)
-  if not ok then ids, why = nil, ids end
-  if ids == nil and errors.is(why) and why.code ~= "misuse" then
-    return nil, why
-  end
-  if type(ids) ~= "table" then
-    return nil, errors.new("policy", "tenant_discovery "
-      .. (ids == nil and why ~= nil and "failed: " .. errors.text_of(why)
-          or "must return a list of ids, it returned a " .. type(ids)))
-  end
-  return check_ids(ids, "tenant_discovery")
+  return ids_of.discover(self)
 end
 
 
@@ -351,7 +322,7 @@ end
 ---@param o? table  dry_run, on_progress, phase, mark_applied
 ---@return table result  see docs/migrations.md
 function methods:migrate_tenant(id, o)
-  local result, err = first(migrate(self, check_ids({ id }, "migrate_tenant"),
+  local result, err = first(migrate(self, ids_of.one(id, "migrate_tenant"),
                                     run_options:check(o or {}, 2)))
   return result or results_of.failed(id, err)
 end
@@ -364,7 +335,7 @@ end
 ---@return table|nil results  total, succeeded, failed, skipped, details
 ---@return mtenant.error|nil err  what concerns them all
 function methods:migrate_tenants(ids, o)
-  return in_rings(self, check_ids(ids, "migrate_tenants"),
+  return in_rings(self, ids_of.check(ids, "migrate_tenants"),
                   run_options:check(o or {}, 2))
 end
 
@@ -469,7 +440,7 @@ end
 local inside = { load_files = load_files, read_units = read_units,
                  execute = run.execute, ensure_checksums = ensure_checksums,
                  bring_up = bring_up,
-                 first = first, check_ids = check_ids,
+                 first = first, check_ids = ids_of.check,
                  run_options = run_options,
                  check_concurrency = check_concurrency, new_unit = new_unit,
                  SHARED = SHARED }

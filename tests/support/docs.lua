@@ -8,6 +8,7 @@
 --   lua plain       the same by a plain Lua with the module on its path
 --   lua prelude     the code in front of all later `lua` blocks of its page
 --   lua norun       only compiled
+--   lua file=NAME   compiled and written to that file, for later examples
 --   c program       compiled against mtenant.h and libmtenant, then run
 --   LANGUAGE dir/FILE  also: the text of that file, to the letter
 --   sh run          run by bash -e, with mtenant-run on the PATH
@@ -49,7 +50,8 @@ local t = { -- also what docs_reference.lua works with
   top = os.getenv("PWD"),
 }
 local checks, failures = 0, 0
-local work -- a directory of our own
+local home -- a directory of our own
+local work -- in it, that of the page
 
 
 local function fail(place, fmt, ...)
@@ -229,7 +231,24 @@ end
 local examples = {}
 
 
+-- Is the block a file that later examples use?
+local function written(page, block)
+  for word in pairs(block.info) do
+    local name = word:match("^file=(.+)$")
+    if name then
+      local chunk, err = load(block.text, "=" .. name)
+      check(chunk, at(page, block.line), "%s", tostring(err))
+      t.write(name, block.text)
+      return true
+    end
+  end
+end
+
+
 function examples.lua(page, block, output)
+  if written(page, block) then
+    return
+  end
   local place = at(page, block.line)
   if block.info.prelude then
     page.prelude = block.text
@@ -287,7 +306,7 @@ end
 -- a block that shows a file of the repository
 local function check_same(page, block)
   for word in pairs(block.info) do
-    if word:find("/", 1, true) then
+    if word:find("/", 1, true) and not word:find("^file=") then
       check(t.read(t.top .. "/" .. word) == block.text, at(page, block.line),
             "is not what is in %s", word)
     end
@@ -310,6 +329,8 @@ end
 -- ---- all ----------------------------------------------------------------------------
 
 local function check_page(page)
+  work = home .. "/" .. page.name:gsub("/", "-")
+  os.execute("mkdir " .. quote(work))
   check_prose(page)
   for _, link in ipairs(page.links) do
     check_link(page, link)
@@ -325,7 +346,7 @@ end
 
 
 local function main(names)
-  work = io.popen("mktemp -d"):read("*l")
+  home = io.popen("mktemp -d"):read("*l")
   t.server = pg.start()
   reset_database()
   for _, name in ipairs(names) do
@@ -344,6 +365,6 @@ end
 if t.server then
   t.server:close()
 end
-os.execute("rm -rf " .. quote(work))
+os.execute("rm -rf " .. quote(home))
 print(("%d checks passed, %d failed"):format(checks - failures, failures))
 os.exit(failures == 0, true)

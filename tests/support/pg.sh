@@ -20,7 +20,8 @@
 #   pg.sh bouncer DIR [NAME=VALUE..] starts a PgBouncer in transaction mode, one
 #                                    connection wide, before a server; prints
 #                                    its directory BDIR, which has its socket
-#                                    (port 6432) and its log
+#                                    (port 6432) and its log; connect_query is
+#                                    what its connections begin with
 #   pg.sh unbounce BDIR
 #   pg.sh destroy ROOT
 #
@@ -302,10 +303,13 @@ tls() {
 }
 
 bouncer_settings() {
-  local setting
+  local setting begin=
+  for setting in "${@:3}"; do
+    [[ $setting != connect_query=* ]] || begin="connect_query='${setting#*=}'"
+  done
   cat <<END
 [databases]
-mtenant = host=$2 port=$(<"$2/port")
+mtenant = host=$2 port=$(<"$2/port") $begin
 [pgbouncer]
 unix_socket_dir = $1
 listen_port = 6432
@@ -318,7 +322,7 @@ default_pool_size = 1
 END
   shift 2
   for setting in "$@"; do
-    echo "${setting%%=*} = ${setting#*=}"
+    [[ $setting = connect_query=* ]] || echo "${setting%%=*} = ${setting#*=}"
   done
 }
 

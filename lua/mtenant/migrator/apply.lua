@@ -124,11 +124,12 @@ local function send(session, unit, text)
   local _, err = session:exec(text:text(), { copy = text.copy })
   if not err then return nil end
   local what, why, migration = text:failure(err, unit)
-  if what == "file" or what == "other" then
-    -- an answer to any statement means that the guard was passed
-    if err.sqlstate and err.statement_number then unit.locked = true end
-    mark_done(unit, text:committed(err))
+  -- an answer to any statement but the guard means that it was passed
+  if (what == "file" or what == "other") and err.sqlstate
+    and err.statement_number then
+    unit.locked = true
   end
+  mark_done(unit, text:committed(err))
   return what, why, migration
 end
 
@@ -163,6 +164,7 @@ local function note_alone(session, unit, m, way)
   local text = script.new()
   text:begin(unit, false)
   text:add(script.note(unit, { m }, way))
+  text:look(unit)
   text:add("COMMIT")
   return send(session, unit, text)
 end
@@ -178,12 +180,24 @@ local function enter(handle, unit, m, scope)
 end
 
 
+-- Is the schema still the tenant's? nil, or what and an error.
+local function look(handle, unit)
+  local text = script.new()
+  text:look(unit)
+  return send(handle, unit, text)
+end
+
+
 -- Outside of a transaction: each statement for itself, then the record.
 local function run_statements(session, unit, m, way)
   local part, _ = m[way], nil
   local what, err = enter(session, unit, m)
-  if what then return what, err end
   for i, s in ipairs(part.statements) do
+    if not what and i > 1 then what, err = look(session, unit) end
+    if what then
+      session:exec(script.CLEAN)
+      return what, err
+    end
     local sql = part.text:sub(s.first, s.last)
     local copy = s.copy_first
       and { part.text:sub(s.copy_first, s.copy_last) } or nil
@@ -239,12 +253,13 @@ local function in_session(session, unit, m, way)
 end
 
 
--- What follows the function, in its transaction.
+-- What follows the function, in its transaction; nil, or what and an error.
 local function note_in(tx, unit, m, way)
   local sql = script.OURSELVES .. "; " .. script.note(unit, { m }, way)
   if not unit.has_table then sql = script.create(unit) .. "; " .. sql end
   local _, err = tx:exec(sql)
-  return err == nil or nil, err
+  if err then return "file", err end
+  return look(tx, unit)
 end
 
 
@@ -258,9 +273,10 @@ local function in_transaction(session, unit, m, way)
       if what then return nil, why end
       ok, why = call(m[way], tx, context(unit, m))
       if not ok then return nil, failed_function(why, m, unit) end
-      return note_in(tx, unit, m, way)
+      what, why = note_in(tx, unit, m, way)
+      return what == nil or nil, why
     end)
-  if what then return what, err end
+  if what and what ~= "file" then return what, err end
   if done then
     unit.has_table = true
     return nil

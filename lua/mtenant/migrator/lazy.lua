@@ -22,12 +22,15 @@ local function new_state()
 end
 
 
+-- done: where a tenant was found up to date
 local function settle(lazy, id, ok, err)
   local flight = lazy.flights[id]
   if not flight then return end
   lazy.flights[id] = nil
-  if ok then
-    lazy.done[id] = true
+  if flight.forgotten then -- what it did was for a tenant that lived elsewhere
+    ok, err = nil, nil
+  elseif ok then
+    lazy.done[id] = flight.place
   else
     lazy.failed[id] = { err = err, until_ms = core.now_ms() + FAILED_MS }
   end
@@ -128,6 +131,30 @@ function M.route_of(migrator, id)
 end
 
 
+local function place_of(route)
+  return (route.url or "") .. "\0" .. (route.database or "") .. "\0"
+    .. (route.schema or "")
+end
+
+
+-- Joins the flight of a tenant, or starts one. Neither of both: what it answered
+-- was about a schema that the tenant has left meanwhile, or that came anew.
+local function fly(self, inside, id, route)
+  local flights, place = self.lazy.flights, place_of(route)
+  local flight = flights[id]
+  if not flight then
+    flight = { route = route, place = place, waiting = {} }
+    flights[id] = flight
+    enqueue(self, inside, id, route)
+  end
+  local ok, err = task.suspend(function(resume)
+    flight.waiting[#flight.waiting + 1] = resume
+  end)
+  if flight.place == place then return ok, err end
+  return nil, task.check("ensure_tenant")
+end
+
+
 --- Adds the methods to a migrator's.
 function M.install(methods, inside)
 
@@ -141,28 +168,27 @@ function M.install(methods, inside)
   function methods:ensure_tenant(id, route)
     local lazy = self.lazy or new_state()
     self.lazy = lazy
-    if lazy.done[id] then return true end
-    local err = recent_failure(lazy, id)
-    if err then return nil, err end
+    local ok, err
     if not route then
       route, err = routing.resolve(self.config, id, self.targets.ctx)
       if not route then return nil, err end
     end
-    local flight = lazy.flights[id]
-    if not flight then
-      flight = { route = route, waiting = {} }
-      lazy.flights[id] = flight
-      enqueue(self, inside, id, route)
-    end
-    return task.suspend(function(resume)
-      flight.waiting[#flight.waiting + 1] = resume
-    end)
+    if lazy.done[id] == place_of(route) then return true end
+    err = recent_failure(lazy, id)
+    if err then return nil, err end
+    repeat ok, err = fly(self, inside, id, route) until ok or err
+    return ok, err
   end
 
 
-  --- Forgets that a tenant is up to date, or that it failed.
+  --- Forgets that a tenant is up to date, that it failed and where it lives.
+  -- Those who wait for it now get what is found after this.
   function methods:forget_tenant(id)
-    if self.lazy then self.lazy.done[id], self.lazy.failed[id] = nil, nil end
+    self.targets:forget(id)
+    local lazy = self.lazy
+    if not lazy then return end
+    lazy.done[id], lazy.failed[id] = nil, nil
+    if lazy.flights[id] then lazy.flights[id].forgotten = true end
   end
 end
 

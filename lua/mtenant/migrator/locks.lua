@@ -6,6 +6,7 @@ local core = require "mtenant.core"
 local crypto = require "mtenant.crypto"
 local errors = require "mtenant.errors"
 local task = require "mtenant.task"
+local with_deadline = require "mtenant.deadline"
 
 
 local format = string.format
@@ -15,6 +16,7 @@ local M = {}
 
 
 local LOOK_MS = 100
+local SEAT_MS = 2000
 local INT4 = 4294967296
 
 
@@ -79,13 +81,34 @@ function M.held_error(session, job)
 end
 
 
-local function is_ours(session, keys)
-  return session:value([[
-    SELECT pg_catalog.count(*) > 0 FROM pg_catalog.pg_locks
+local SEAT_SQL = [[
+  SELECT pg_catalog.pg_backend_pid() AS pid, EXISTS (
+    SELECT FROM pg_catalog.pg_locks
     WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid()
       AND granted AND classid = $1::pg_catalog.int8::pg_catalog.oid
-      AND objid = $2::pg_catalog.int8::pg_catalog.oid]],
-    unsigned(keys[1]), unsigned(keys[2]))
+      AND objid = $2::pg_catalog.int8::pg_catalog.oid) AS held]]
+
+local PID_SQL = "SELECT pg_catalog.pg_backend_pid()"
+
+
+-- Whether the session has a backend of its own, which holds its lock. A pooler
+-- hands out numbers of its own instead of the backends'; if it doesn't keep
+-- sessions, somebody else gets this one's backend now, or this one another.
+local function has_own_backend(session, db, keys)
+  local row, err = session:one(SEAT_SQL, unsigned(keys[1]), unsigned(keys[2]))
+  if err then return nil, err end
+  if not row.held then return false end
+  if row.pid == session:backend_pid() then return true end
+  local other, again
+  other, err = with_deadline(SEAT_MS, function()
+    return db:transaction(function(tx) return tx:value(PID_SQL) end)
+  end)
+  -- nobody else gets in where the backend is in this session's state
+  if err and err.code == "timeout" then return false end
+  if err then return nil, err end
+  again, err = session:value(PID_SQL)
+  if err then return nil, err end
+  return other ~= row.pid and again == row.pid
 end
 
 
@@ -110,12 +133,12 @@ function M.enter(session, queue)
     local _, stop = task.sleep(LOOK_MS)
     if stop then return nil, stop end
   end
-  local ours, err = is_ours(session, keys)
+  local own, err = has_own_backend(session, queue.db, keys)
   if err then return nil, err end
-  if ours then return true end
-  return nil, errors.new("policy", "a lock that this session took is held by "
-    .. "another one: there is a pooler in transaction mode in between; give "
-    .. "`url`, a direct connection, in the migrator's options")
+  if own then return true end
+  return nil, errors.new("policy", "this session's statements and locks are on "
+    .. "backends that others use, too: there is a pooler in transaction mode in "
+    .. "between; give `url`, a direct connection, in the migrator's options")
 end
 
 

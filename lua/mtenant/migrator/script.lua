@@ -175,12 +175,18 @@ function M.create(unit)
 end
 
 
---- Fails unless the schema of that name is the tenant's, which is kept from
--- being renamed or dropped until the transaction ends.
-function methods:look(unit)
-  self:add(format("SELECT 1 / ((pg_catalog.pg_get_object_address('schema', "
+function M.look(unit)
+  return format("SELECT 1 / ((pg_catalog.pg_get_object_address('schema', "
     .. "ARRAY[%s]::pg_catalog.text[], '{}')).objid = %d)::pg_catalog.int4",
-    literal(unit.schema), unit.state.oid), 1, "changed")
+    literal(unit.schema), unit.state.oid)
+end
+
+
+--- Fails unless the schema of that name is the tenant's, which is kept from
+-- being dropped until the transaction ends. No lock keeps it from being renamed:
+-- who may have written into another one looks again before the COMMIT.
+function methods:look(unit)
+  self:add(M.look(unit), 1, "changed")
 end
 
 
@@ -221,6 +227,7 @@ function methods:transaction(unit, list, way, guarded)
   end
   if any_touches(list, way) then self:add(M.OURSELVES, 2) end
   self:add(M.note(unit, list, way))
+  self:look(unit)
   self:add("COMMIT", 1, "commit")
   self.marks[#self.marks].migrations = list
 end

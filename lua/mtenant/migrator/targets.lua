@@ -112,8 +112,20 @@ function methods:find(id)
       'tenants "%s" and "%s" have the same schema "%s"', other, id,
       route.schema), { tenant_id = id })
   end
-  target.schemas[route.schema] = id
+  if not other then
+    self:forget(id)
+    target.schemas[route.schema] = id
+    self.homes[id] = { target, route.schema }
+  end
   return target, route.schema
+end
+
+
+--- The tenant has left its schema, or may have; another one may come there.
+function methods:forget(id)
+  local home = self.homes[id]
+  self.homes[id] = nil
+  if home then home[1].schemas[home[2]] = nil end
 end
 
 
@@ -126,7 +138,7 @@ end
 --- Closes all connections.
 function methods:dispose(timeout_ms)
   for _, m in pairs(self.managers) do m:dispose(timeout_ms) end
-  self.managers, self.list = {}, {}
+  self.managers, self.list, self.homes = {}, {}, {}
 end
 
 
@@ -139,7 +151,7 @@ function M.new(cfg, opts, ctx)
   return setmetatable({ config = cfg, url = opts.url, ctx = ctx,
                         connections = opts.connections,
                         route_of = opts.route_of, managers = {},
-                        list = {} }, mt)
+                        list = {}, homes = {} }, mt)
 end
 
 

@@ -14,7 +14,7 @@ local format, ident = string.format, core.quote_ident
 
 
 local SEEDS_AT_ONCE = 10 -- also for "auto"
-local TABLES_AT_ONCE = 100 -- of one DROP: each takes some of the lock table
+local LOCKS_AT_ONCE = 2000 -- at most, of one DROP
 
 
 local create_options = schema.new({
@@ -33,13 +33,38 @@ local M = {}
 local EXISTS_SQL = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace "
   .. "WHERE nspname = $1::pg_catalog.name)"
 
-local TABLES_SQL = [[
-  SELECT c.relname::pg_catalog.text AS name
+-- What a schema has that DROP locks: partitions ahead of their tables, and what
+-- each takes of the lock table, its indexes, sequences, TOAST and constraints
+-- included.
+local RELATIONS_SQL = [[
+  SELECT c.relname::pg_catalog.text AS name,
+    CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
+      WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END
+      AS kind,
+    (SELECT pg_catalog.count(*) + 4 FROM pg_catalog.pg_index i
+     WHERE i.indrelid = c.oid)
+    + (SELECT pg_catalog.count(*) FROM pg_catalog.pg_depend d
+       WHERE d.refobjid = c.oid
+         AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+         AND d.deptype IN ('n', 'a', 'i')) AS locks
   FROM pg_catalog.pg_class c
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-  WHERE n.nspname = $1::pg_catalog.name AND c.relkind IN ('r', 'p')
-    AND NOT c.relispartition
-  ORDER BY 1]]
+  WHERE n.nspname = $1::pg_catalog.name
+    AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+    -- neither an extension's nor a column's sequence
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+      WHERE d.objid = c.oid
+        AND d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+        AND (d.deptype = 'e' OR c.relkind = 'S' AND d.deptype IN ('a', 'i')))
+  ORDER BY c.relkind <> 'v', c.relkind <> 'm', NOT c.relispartition,
+    c.relkind = 'S', 1]]
+
+-- A quarter of the lock table: others need some of it, too.
+local ROOM_SQL = [[
+  SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8
+    * (pg_catalog.current_setting('max_connections')::pg_catalog.int8
+       + pg_catalog.current_setting('max_prepared_transactions')
+           ::pg_catalog.int8) / 4]]
 
 local OID_SQL = "SELECT oid::pg_catalog.int8 FROM pg_catalog.pg_namespace "
   .. "WHERE nspname = $1::pg_catalog.name"
@@ -50,20 +75,43 @@ local LIST_SQL = "SELECT nspname::pg_catalog.text AS name FROM "
   .. "nspname LIKE $1) ORDER BY 1"
 
 
--- A schema with more tables than the server's lock table has room for goes in
+local function drop_sql(schema_name, kind, names)
+  local list = {}
+  for i, name in ipairs(names) do list[i] = ident(schema_name) .. "." .. ident(name) end
+  return format("DROP %s IF EXISTS %s CASCADE", kind, table.concat(list, ", "))
+end
+
+
+-- The statements that empty a schema, each with no more locks than there is
+-- room for; none where one DROP SCHEMA has room.
+local function drops(schema_name, rows, room)
+  local out, names, kind, locks_taken, all = {}, {}, nil, 0, 0
+  local function flush()
+    if #names > 0 then out[#out + 1] = drop_sql(schema_name, kind, names) end
+    names, locks_taken = {}, 0
+  end
+  for _, row in ipairs(rows) do
+    if row.kind ~= kind or locks_taken + row.locks > room then flush() end
+    kind, locks_taken = row.kind, locks_taken + row.locks
+    all = all + row.locks
+    names[#names + 1] = row.name
+  end
+  flush()
+  return all > room and out or {}
+end
+
+
+-- A schema with more in it than the server's lock table has room for goes in
 -- several transactions; who is interrupted drops the rest the next time.
-local function drop_tables(session, name)
-  local rows, err = session:query(TABLES_SQL, name)
+local function drop_relations(session, name)
+  local room, err = session:value(ROOM_SQL)
+  if err then return nil, err end
+  local rows
+  rows, err = session:query(RELATIONS_SQL, name)
   if not rows then return nil, err end
-  if #rows <= TABLES_AT_ONCE then return true end
-  for i = 1, #rows, TABLES_AT_ONCE do
-    local list = {}
-    for j = i, math.min(i + TABLES_AT_ONCE - 1, #rows) do
-      list[#list + 1] = ident(name) .. "." .. ident(rows[j].name)
-    end
+  for _, sql in ipairs(drops(name, rows, math.min(room, LOCKS_AT_ONCE))) do
     local _
-    _, err = session:query("DROP TABLE IF EXISTS " .. table.concat(list, ", ")
-                           .. " CASCADE")
+    _, err = session:query(sql)
     if err then return nil, err end
   end
   return true
@@ -98,7 +146,7 @@ local function drop(session, unit, cascade, tracking)
     end
     if cascade then
       local ok
-      ok, err = drop_tables(session, unit.schema)
+      ok, err = drop_relations(session, unit.schema)
       if not ok then return nil, err end
     end
     local _
@@ -192,7 +240,7 @@ function M.install(methods, inside)
     o = drop_options:check(o or {}, 2)
     local target, unit = where(self, id)
     if not target then return nil, unit end
-    target.schemas[unit.schema] = nil
+    self.targets:forget(id)
     return target.db:session(function(session)
       return drop(session, unit, o.cascade, unit.tracking)
     end)

@@ -1,8 +1,9 @@
 --- Many schemas, few connections: each worker keeps a session and takes one
 -- schema after the other from its database's queue, so that a slow one holds up
--- nobody. How many workers are best is a matter of the server; "auto" measures.
+-- nobody. How many there are is for concurrency.lua to say.
 
 local apply = require "mtenant.migrator.apply"
+local concurrency = require "mtenant.migrator.concurrency"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local join = require "mtenant.join"
@@ -17,46 +18,20 @@ local M = {}
 M.LATER = apply.LOCKED
 
 
-local START, MOST = 2, 16
-local WINDOW_MS, WINDOW_JOBS = 400, 12
-local BETTER = 1.08 -- so much more a second, to keep one more connection
 local LOOK_MS = 100
-
-
--- ---- how many ------------------------------------------------------------
-
--- Hill climbing: one more, as long as that does more a second.
-local function controller(concurrency)
-  if concurrency ~= "auto" then return { limit = concurrency } end
-  return { limit = START, auto = true, jobs = 0, since = nil, rate = 0 }
-end
-
-
-local function measure(c)
-  if not c.auto then return end
-  local now = core.now_ms()
-  c.since = c.since or now
-  c.jobs = c.jobs + 1
-  if c.jobs < WINDOW_JOBS or now - c.since < WINDOW_MS then return end
-  local rate = c.jobs / (now - c.since)
-  c.jobs, c.since = 0, now
-  if rate > c.rate * BETTER and c.limit < MOST then
-    c.rate, c.limit = rate, c.limit + 1
-  else
-    c.limit, c.auto = math.max(START, c.limit - 1), false
-  end
-end
 
 
 -- ---- workers ------------------------------------------------------------
 
--- The queue with the most work for each of its workers.
+-- The queue with the most work for each of its workers. Of one whose run has
+-- the database for itself there is one: a second one would wait for its lock.
 local function busiest(self)
   local found, best = nil, 0
   for _, queue in ipairs(self.queues) do
     local left = #queue - queue.next + 1 + #queue.later
     local each = left / (queue.workers + 1)
-    if each > best then found, best = queue, each end
+    local room = not queue.exclusive or queue.workers == 0
+    if room and each > best then found, best = queue, each end
   end
   return found
 end
@@ -104,7 +79,7 @@ end
 
 local function finish(self, job, err)
   self.settle(job, err)
-  measure(self.control)
+  self.control:done(core.now_ms())
   self.start_one()
 end
 
@@ -197,7 +172,7 @@ end
 function M.new(queues, opts)
   local self = { queues = queues, work = opts.work, settle = opts.settle,
                  tries = opts.tries, lock_wait_ms = opts.lock_wait_ms,
-                 control = controller(opts.concurrency), active = 0,
+                 control = concurrency.new(opts.concurrency), active = 0,
                  left = 0, -- jobs that nobody has taken
                  tasks = {} }
   for _, queue in ipairs(queues) do

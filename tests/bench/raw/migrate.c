@@ -2,8 +2,10 @@
  * Five files of migrations on many empty schemas, as fast as libpq goes: one
  * transaction and one round trip for a schema, its tracking table and records
  * included, no look at what is there, no lock, no checksum.
- *   --tenants=200 --conns=2 DIR
- * The schemas are m_0001 and so on.
+ *   --tenants=200 --conns=2 [--kept] DIR
+ * The schemas are m_0001 and so on. --kept keeps what the migrator promises, by
+ * the same statements: a lock per schema, a look whether nothing has changed, a
+ * path for each file and checksums; mtenant.checksums has to be there.
  */
 #include <dirent.h>
 #include <poll.h>
@@ -43,20 +45,59 @@ static void read_files(const char *dir) {
   }
 }
 
-static void start(PGconn *pg, int tenant) {
-  static char text[MAX_FILES * (MAX_BYTES + 256)];
-  char *at = text;
+static char text[MAX_FILES * (MAX_BYTES + 1024)];
+
+static char *add_look(char *at, int tenant) {
+  return at + sprintf(at,
+                      "SELECT 1 / ((pg_catalog.pg_get_object_address('schema', "
+                      "ARRAY['m_%04d'], '{}')).objid > 0)::int4;",
+                      tenant);
+}
+
+static char *add_guard(char *at, int tenant) {
+  at = add_look(at, tenant);
+  return at + sprintf(at,
+                      "SELECT 1 / (pg_try_advisory_lock(7, %d))::int4;"
+                      "SELECT 1 / (to_regclass('m_%04d.__drizzle_migrations') "
+                      "IS NULL)::int4;",
+                      tenant, tenant);
+}
+
+static char *add_checksums(char *at, int tenant) {
   at += sprintf(at,
-                "BEGIN; SET LOCAL search_path = m_%04d, public;"
+                "WITH mtenant AS (INSERT INTO mtenant.checksums (schema_name, "
+                "table_name, name, checksum) VALUES ");
+  for (int i = 0; i < count; i++)
+    at += sprintf(at, "%s('m_%04d', '__drizzle_migrations', '%s', '%064d')",
+                  i ? ", " : "", tenant, files[i].name, i);
+  return at + sprintf(at,
+                      " ON CONFLICT (schema_name, table_name, name) DO UPDATE "
+                      "SET checksum = excluded.checksum, applied_at = "
+                      "excluded.applied_at) ");
+}
+
+static void start(PGconn *pg, int tenant, bool kept) {
+  char *at = text + sprintf(text, "BEGIN;");
+  if (kept) at = add_guard(at, tenant);
+  at += sprintf(at,
                 "CREATE TABLE m_%04d.__drizzle_migrations (id SERIAL PRIMARY "
                 "KEY, name VARCHAR(255) NOT NULL UNIQUE, applied_at TIMESTAMP "
                 "WITH TIME ZONE DEFAULT CURRENT_TIMESTAMP);",
-                tenant, tenant);
-  for (int i = 0; i < count; i++) at += sprintf(at, "%s;", files[i].text);
+                tenant);
+  for (int i = 0; i < count; i++) {
+    if (kept || i == 0)
+      at += sprintf(at, "SET LOCAL search_path = m_%04d, public;", tenant);
+    at += sprintf(at, "%s;", files[i].text);
+  }
+  if (kept) at = add_checksums(at, tenant);
+  at += sprintf(at, "INSERT INTO m_%04d.__drizzle_migrations (name) VALUES ",
+                tenant);
   for (int i = 0; i < count; i++)
-    at += sprintf(at, "INSERT INTO __drizzle_migrations (name) VALUES ('%s');",
-                  files[i].name);
-  strcpy(at, "COMMIT");
+    at += sprintf(at, "%s('%s')", i ? ", " : "", files[i].name);
+  at += sprintf(at, ";");
+  if (kept) at = add_look(at, tenant);
+  at += sprintf(at, "COMMIT");
+  if (kept) sprintf(at, ";SELECT pg_advisory_unlock(7, %d)", tenant);
   if (!PQsendQuery(pg, text)) bench_fail("send", pg);
 }
 
@@ -75,6 +116,7 @@ static bool receive(PGconn *pg) {
 int main(int argc, char **argv) {
   int tenants = (int)bench_option(argc, argv, "tenants", 200);
   int conns = (int)bench_option(argc, argv, "conns", 2);
+  bool kept = bench_option(argc, argv, "kept", 0);
   PGconn *pg[MAX_CONNS];
   struct pollfd fds[MAX_CONNS];
   int asked = 0, done = 0;
@@ -85,7 +127,7 @@ int main(int argc, char **argv) {
   for (int i = 0; i < conns; i++) {
     pg[i] = bench_connect("");
     fds[i] = (struct pollfd){.fd = PQsocket(pg[i]), .events = POLLIN};
-    start(pg[i], ++asked);
+    start(pg[i], ++asked, kept);
   }
   while (done < tenants) {
     if (poll(fds, (nfds_t)conns, -1) < 0) bench_fail("poll", NULL);
@@ -93,7 +135,7 @@ int main(int argc, char **argv) {
       if (!fds[i].revents || !receive(pg[i])) continue;
       done++;
       if (asked < tenants)
-        start(pg[i], ++asked);
+        start(pg[i], ++asked, kept);
       else
         fds[i].fd = -1;
     }

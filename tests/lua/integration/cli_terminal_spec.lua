@@ -130,7 +130,7 @@ describe("mtenant ended by a signal", function()
       .. "relname = 'slow'"))
   end
 
-  it("says where it stands, and the same command goes on", function()
+  it("says where it stands, and the same command goes on (B53)", function()
     many(20)
     cli.migration("0002_slow.sql", "SELECT pg_sleep(0.3); CREATE TABLE slow ();")
     local pid = start("migrate --all --concurrency 2")

@@ -83,7 +83,7 @@ describe("migrate = 'on_connect'", function()
     m:dispose()
   end))
 
-  it("is one flight over all managers and processes", task(function()
+  it("is one flight over all managers of a process", task(function()
     folder.write("0000_slow.sql", "SELECT pg_sleep(0.2)")
     local all = {}
     for i = 1, 3 do
@@ -94,20 +94,74 @@ describe("migrate = 'on_connect'", function()
         return n, err
       end)
     end
-    local outside = io.popen(("MTENANT_LAZY=%s %s -e '%s' 2>&1"):format(
-      folder.path, os.getenv "MTENANT_RUN" or "mtenant-run", ([[
-        local m = require("mtenant").create_tenant_manager({
-          connection = { url = "%s" },
-          isolation = { schema_name_template = function(id) return "m_" .. id end },
-          migrations = { tenant_folder = os.getenv "MTENANT_LAZY",
-                         migrate = "on_connect" } })
-        print(assert(m:get_db("a"):value("SELECT count(*) FROM items")))
-      ]]):format(env.server().url)))
     for _, one in ipairs(all) do assert.equal(2, one:await()) end
-    assert.equal("2\n", outside:read "*a")
-    outside:close()
     assert.equal("0000_slow,0001_items,0002_note", names("m_a"))
     assert.equal("2", value("SELECT count(*) FROM m_a.items"))
+  end))
+
+  it("is one flight over processes", task(function()
+    -- the file waits for a lock that is held here until both are at it
+    folder.write("0003_gate.sql", "SELECT pg_advisory_xact_lock_shared(4711); "
+      .. "INSERT INTO items (n) VALUES (3)")
+    env.sql("SELECT pg_advisory_lock(4711)")
+    local script = ([[
+      local m = require("mtenant").create_tenant_manager({
+        connection = { url = "%s" },
+        isolation = { schema_name_template = function(id) return "m_" .. id end },
+        migrations = { tenant_folder = "%s", migrate = "on_connect" } })
+      print(assert(m:get_db("a"):value("SELECT count(*) FROM items")))
+    ]]):format(env.server().url, folder.path)
+    local processes = {}
+    for i = 1, 2 do
+      processes[i] = assert(io.popen(("%s -e '%s' 2>&1"):format(
+        os.getenv "MTENANT_RUN" or "mtenant-run", script)))
+    end
+    env.eventually("both have looked at the tenant, and one runs it", function()
+      return value("SELECT count(DISTINCT pid) > 1 FROM pg_locks WHERE locktype = "
+        .. "'advisory' AND mode = 'ShareLock' AND objsubid = 2") == "t"
+        and value("SELECT count(*) FROM pg_stat_activity WHERE application_name = "
+        .. "'mtenant migrator' AND wait_event = 'advisory'") == "1"
+    end, 20000)
+    assert.is_false(has("m_a.items"))
+    env.sql("SELECT pg_advisory_unlock(4711)")
+    for i = 1, 2 do
+      assert.equal("3\n", processes[i]:read "*a")
+      processes[i]:close()
+    end
+    assert.equal("0001_items,0002_note,0003_gate", names("m_a"))
+  end))
+
+  it("looks again at a tenant that moves, or comes anew", task(function()
+    local home = "m_a"
+    local m = manager({ resolve = function() return { schema = home } end })
+    assert.equal(2, items(m:get_db("a")))
+    home = "m_b"
+    m:invalidate("a")
+    assert.equal(2, items(m:get_db("a")))
+    assert.equal("0001_items,0002_note", names("m_b"))
+
+    env.sql("DROP SCHEMA m_b CASCADE; CREATE SCHEMA m_b")
+    local _, err = items(m:get_db("a"))
+    assert.equal("tenant_not_found", err.code)
+    assert.equal(2, items(m:get_db("a")))
+    assert.equal("0001_items,0002_note", names("m_b"))
+
+    -- also while it is on its way to where it was
+    folder.write("0003_slow.sql", "SELECT pg_sleep(0.3)")
+    local slow = manager({ resolve = function() return { schema = home } end })
+    home = "m_c"
+    local first = mtenant.spawn(function() return items(slow:get_db("a")) end)
+    env.eventually("the file runs", function()
+      return value("SELECT count(*) FROM pg_stat_activity WHERE wait_event = "
+        .. "'PgSleep'") == "1"
+    end)
+    home = "m_d"
+    slow:invalidate("a")
+    assert.equal(2, items(slow:get_db("a")))
+    assert.equal("0001_items,0002_note,0003_slow", names("m_d"))
+    first:await()
+    m:dispose()
+    slow:dispose()
   end))
 
   it("serves nobody whose migration fails, and others all the same", task(function()

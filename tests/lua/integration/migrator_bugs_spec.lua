@@ -120,10 +120,13 @@ describe("the migrator, where drizzle-multitenant fails,", function()
     task(function()
       folder.write("0003_index.sql", "-- mtenant:no-transaction\n"
         .. "CREATE INDEX CONCURRENTLY items_n ON items (n);\nVACUUM items;")
-      folder.write("0004_bare.sql", "CREATE INDEX CONCURRENTLY x ON items (n)")
+      folder.write("0004_mood.sql", "-- mtenant:no-transaction\n"
+        .. "CREATE TYPE mood AS ENUM ('ok'); ALTER TYPE mood ADD VALUE 'sad';\n"
+        .. "CREATE TABLE moods AS SELECT 'sad'::mood AS m;")
+      folder.write("0005_bare.sql", "CREATE INDEX CONCURRENTLY x ON items (n)")
       local m = migrator()
       local r = m:migrate_tenant("a")
-      assert.same({ "0001_items", "0002_note", "0003_index" },
+      assert.same({ "0001_items", "0002_note", "0003_index", "0004_mood" },
                   r.applied_migrations)
       assert.is_true(has("m_a.items_n"))
       assert.equal("25001", r.error.sqlstate)
@@ -283,6 +286,10 @@ describe("the migrator, where drizzle-multitenant fails,", function()
       all_well(assert(m:migrate_all()))
       all_well(assert(m:convert_all_formats("hash")))
       assert.equal("ok", m:get_status()[5].status)
+      -- every tenant's table is what a new one would be
+      all_well(assert(m:convert_all_formats("name")))
+      assert.equal("5", value("SELECT count(*) FROM pg_indexes WHERE indexname = "
+        .. "'__drizzle_migrations_name_key' AND schemaname LIKE 'm\\__'"))
     end))
 
   it("takes the formats that it is told (B51)", task(function()

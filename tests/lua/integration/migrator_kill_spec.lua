@@ -6,9 +6,11 @@ local cli = require "tests.support.cli"
 local program = require "tests.support.program"
 
 
-local KILLS = tonumber(os.getenv("MT_KILLS")) or 6
+local KILLS = tonumber(os.getenv("MT_KILLS")) or 20
 local SEED = tonumber(os.getenv("MT_SEED")) or os.time()
+local LATEST = 0.25 -- seconds; a tenant takes 0.1, two are worked on at a time
 local TENANTS = 16 + 10 * KILLS -- so that the last kill, too, finds work
+local KILLED = 137
 
 local FILES = {
   ["0001_users.sql"] = "CREATE TABLE users (id int PRIMARY KEY, name text);\n"
@@ -16,7 +18,7 @@ local FILES = {
   ["0002_copy.sql"] = "CREATE TABLE codes (code text, n int);\n"
     .. "COPY codes FROM stdin;\na;b\t1\nc\t2\n\\.\nUPDATE codes SET n = n + 1;",
   ["0003_slow.sql"] = "INSERT INTO users VALUES (100, 'late');\n"
-    .. "SELECT pg_sleep(0.05);\nUPDATE users SET name = name || '!';",
+    .. "SELECT pg_sleep(0.1);\nUPDATE users SET name = name || '!';",
   ["0004_view.sql"] = "CREATE VIEW late AS SELECT * FROM users WHERE id > 50;",
 }
 
@@ -56,6 +58,13 @@ local function unfinished()
 end
 
 
+-- A backend of the migrator is in the middle of a file.
+local function at_work()
+  return cli.server:psql("SELECT count(*) > 0 FROM pg_stat_activity WHERE "
+    .. "application_name = 'mtenant migrator' AND wait_event = 'PgSleep'") == "t"
+end
+
+
 local function backends()
   return tonumber(cli.server:psql("SELECT count(*) FROM pg_stat_activity "
     .. "WHERE application_name = 'mtenant migrator'"))
@@ -79,15 +88,16 @@ describe("mtenant migrate, killed", function()
     first_half(ids)
     assert.equal(TENANTS, unfinished())
 
-    for _ = 1, KILLS do
+    for n = 1, KILLS do
       local pid = program.start("migrate --all --concurrency 2 --url "
         .. program.quote(cli.server.url), cli.path)
-      program.sh(("sleep %.3f"):format(0.05 + math.random() * 0.3))
+      -- every fourth may also come while the program starts, reads or connects
+      if n % 4 > 0 then program.wait_for("a file that runs", at_work) end
+      program.sh(("sleep %.3f"):format(math.random() * LATEST))
       program.signal("KILL", pid)
-      program.await_status()
+      assert.equal(KILLED, program.await_status(), "kill " .. n)
+      assert.is_true(unfinished() > 0, "nothing left after kill " .. n)
     end
-    local left = unfinished()
-    assert.is_true(left > 0 and left < TENANTS, left .. " left")
     cli.good("migrate --all -q")
     program.wait_for("the end of its backends",
                      function() return backends() == 0 end)

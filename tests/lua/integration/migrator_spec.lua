@@ -45,6 +45,13 @@ describe("the migrator", function()
     folder.write("0004_last.sql", "CREATE TABLE last (n int)")
     assert.is_true(migrator():migrate_tenant("a").success)
     assert.equal("3", transactions())
+    -- each record with its checksum, and with what its file has made
+    assert.equal("4", value("SELECT count(*) FROM mtenant.checksums c "
+      .. "JOIN m_a.__drizzle_migrations m USING (name) "
+      .. "WHERE c.schema_name = 'm_a' AND c.xmin = m.xmin"))
+    assert.equal("t", value("SELECT m.xmin = c.xmin FROM pg_class c, "
+      .. "m_a.__drizzle_migrations m WHERE c.oid = 'm_a.last'::regclass "
+      .. "AND m.name = '0004_last'"))
 
     -- what comes before the one that fails stays
     folder.write("0005_bad.sql", "SELECT 1 / (current_schema() <> 'm_b')::int")
