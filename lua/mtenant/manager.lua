@@ -4,6 +4,7 @@
 -- connection.
 
 local apart = require "mtenant.apart"
+local callbacks = require "mtenant.callbacks"
 local config = require "mtenant.config"
 local context = require "mtenant.context"
 local control = require "mtenant.control"
@@ -13,7 +14,6 @@ local databases = require "mtenant.databases"
 local debug_log = require "mtenant.debug"
 local errors = require "mtenant.errors"
 local health = require "mtenant.health"
-local listen = require "mtenant.listen"
 local log = require "mtenant.log"
 local metrics = require "mtenant.metrics"
 local named_servers = require "mtenant.named_servers"
@@ -43,82 +43,6 @@ local methods = {}
 local mt = { __name = "mtenant.manager", __index = methods }
 
 
--- ---- hooks and events ------------------------------------------------------------
-
-local function warn(self, what, err)
-  self._log:warn("error in " .. what .. ": " .. errors.text_of(err),
-                 { event = "callback_failed " .. what })
-end
-
-
-local function call_hook(self, name, ...)
-  local fn = self._config.hooks[name]
-  if not fn then return end
-  local ok, err = pcall(fn, ...)
-  if not ok then warn(self, "hooks." .. name, err) end
-end
-
-
-local function on_event(self, ev)
-  if ev.kind == "route_stale" then return self._router:stale(ev.tenant_id) end
-  if ev.kind == "pool_evicted" then routes.forget(self, ev.tenant_id) end
-  self._debug:event(ev)
-  if ev.kind == "pool_created" then
-    call_hook(self, "on_pool_created", ev.tenant_id)
-  elseif ev.kind == "pool_evicted" then
-    if ev.reason == "schema_changed" then
-      if self._router then self._router:outdate(ev.tenant_id) end
-      if self._migrator then self._migrator:forget_tenant(ev.tenant_id) end
-    end
-    listen.evicted(self, ev.tenant_id, ev.reason)
-    call_hook(self, "on_pool_evicted", ev.tenant_id, ev.reason)
-  elseif ev.kind == "pool_error" then
-    call_hook(self, "on_error", ev.tenant_id, ev.error)
-  elseif ev.kind == "queue_full" then
-    call_hook(self, "on_queue_full", ev.tenant_id)
-  elseif ev.kind == "queue_timeout" then
-    call_hook(self, "on_queue_timeout", ev.tenant_id, ev.total_time_ms)
-  end
-end
-
-
-local function on_retry(self, tenant_id, attempt, err, elapsed_ms, delay_ms)
-  local retry = self._config.connection.retry
-  local ok, answer = pcall(retry.on_retry, attempt, err, delay_ms, {
-    tenant_id = tenant_id, server = err.server, elapsed_ms = elapsed_ms,
-    max_attempts = retry.max_attempts,
-  })
-  if not ok then
-    warn(self, "on_retry", answer)
-    return nil
-  end
-  if type(answer) == "number" and not (answer >= 0 and answer < math.huge) then
-    warn(self, "on_retry", "it returned a delay that is none: " .. answer)
-    return nil
-  end
-  return answer
-end
-
-
-local function is_retryable(self, err)
-  local ok, answer = pcall(self._config.connection.retry.is_retryable, err)
-  if ok then return answer and true or false end
-  warn(self, "is_retryable", answer)
-  return err.retryable
-end
-
-
-local function password(self)
-  local value = self._config.connection.password
-  if type(value) ~= "function" then return value end
-  local ok, text = pcall(value)
-  if ok and type(text) == "string" then return text end
-  warn(self, "connection.password",
-       ok and "it returned a " .. type(text) .. ", not a string" or text)
-  return nil
-end
-
-
 -- ---- routing ------------------------------------------------------------------
 
 -- Tells when a tenant's strategy is another than it was; remembers it only for
@@ -128,7 +52,7 @@ function methods:_note_strategy(id, strategy)
   local before = self._strategies[id]
   self._strategies[id] = strategy
   if before and before ~= strategy then
-    call_hook(self, "on_promotion", id, before, strategy)
+    callbacks.hook(self, "on_promotion", id, before, strategy)
   end
 end
 
@@ -162,9 +86,10 @@ local function on_resolve(self, id, token)
 end
 
 
+-- what the core calls, by kind
 local CALLBACKS = {
-  event = on_event, resolve = on_resolve, retry = on_retry,
-  is_retryable = is_retryable, password = password,
+  event = callbacks.event, resolve = on_resolve, retry = callbacks.retry,
+  is_retryable = callbacks.is_retryable, password = callbacks.password,
 }
 
 

@@ -1,13 +1,9 @@
 --- Tasks: the scheduler.
--- A task is a coroutine that may wait. Waiting means: the core has started an
--- operation and given its slot number; the task yields; once per turn of the
--- loop the core calls `turn`, which fetches what is done and resumes whoever
--- waited for it. Nothing else resumes a task, and a callback never runs one.
--- Used by every module that waits; never touches a connection itself.
---
--- In somebody else's loop (host.lua) the coroutines of that host may wait,
--- too, as guests: with the fields of a task that a wait needs, and woken by
--- the host's own means.
+-- A task is a coroutine that may wait. The core starts an operation and gives its
+-- slot; the task yields; once per turn of the loop the core calls `turn`, which
+-- fetches what is done and resumes whoever waited. Nothing else resumes a task.
+-- In somebody else's loop (host.lua) its coroutines may wait as guests: with the
+-- fields of a task that a wait needs, woken by the host's own means.
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
@@ -36,9 +32,7 @@ local host             -- whose loop it is; nil: our own
 local outside = {}     -- bears the context where there is no task
 
 
-local function pack(...)
-  return { n = select("#", ...), ... }
-end
+local function pack(...) return { n = select("#", ...), ... } end
 
 local NOTHING = pack()
 
@@ -470,9 +464,7 @@ end
 
 
 --- Is no task ready, and no operation under way?
-function M.idle()
-  return ready_n == 0 and not core.engaged()
-end
+function M.idle() return ready_n == 0 and not core.engaged() end
 
 
 --- The loop is somebody else's from now on: see host.lua.

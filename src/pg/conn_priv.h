@@ -1,4 +1,4 @@
-/* Shared between conn.c (life, connect) and conn_send.c, conn_recv.c. */
+/* Shared between conn.c (life, connect) and the other files of it. */
 #ifndef MT_PG_CONN_PRIV_H
 #define MT_PG_CONN_PRIV_H
 

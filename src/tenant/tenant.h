@@ -66,12 +66,12 @@ struct mt_tenant {
   mt_scope *kept_scope; /* ours, until the new route is there */
   mt_pool_entry *kept_entry;
   mt_defer freeing;
-  char *owner_key;  /* endpoint and schema, in manager->owners */
-  uint64_t written; /* it may have written until that tick: when it became
-                       READY, and by entries of its id that have drained */
-  mt_list readers;  /* entries of its replicas, while it is registered */
-  mt_tenant *of;    /* a reader's: whose it is, a reference */
-  char *reader_url; /* a reader's: where it reads; "": where its tenant is */
+  char *owner_key;     /* endpoint and schema, in manager->owners */
+  uint64_t written;    /* it may have written until that tick: when it became
+                          READY, and by entries of its id that have drained */
+  mt_list readers;     /* entries of its replicas, while it is registered */
+  mt_tenant *of;       /* a reader's: whose it is, a reference */
+  char *reader_url;    /* a reader's: where it reads; "": where its tenant is */
   mt_traffic *traffic; /* where it counts: its server's, or the manager's for
                           what has no server yet; NULL: nowhere */
   mt_tally *tally;     /* its own, or the one of all the others */

@@ -158,7 +158,7 @@ static void on_reset(mt_conn *c, bool clean) {
 }
 
 static const mt_conn_callbacks callbacks = {on_open, on_close, on_progress,
-                                            NULL, on_reset, NULL};
+                                            NULL,    on_reset, NULL};
 
 /* The log-in and the set-up have had one ReadyForQuery each before it. */
 static void on_done(mt_req *req) {
