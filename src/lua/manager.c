@@ -66,16 +66,19 @@ static bool is_retryable(mt_manager *m, const mt_error *err, void *data) {
   return yes;
 }
 
-/* Tries are many: each tenant that waits has one with each probe. */
-static bool is_a_try(const mt_event *ev) {
-  return strncmp(ev->kind, "connection_", 11) == 0;
+/* Thousands of these come at once: tries, of which each tenant that waits has
+ * one with each probe, and entries. Is there nobody to hear of it? */
+static bool is_unheard(const mt_manager_ud *u, const mt_event *ev) {
+  if (strncmp(ev->kind, "connection_", 11) == 0) return !u->hears_tries;
+  if (strcmp(ev->kind, "pool_created") == 0) return !u->hears_entries;
+  return false;
 }
 
 static void on_event(mt_manager *m, const mt_event *ev, void *data) {
   mt_manager_ud *u = data;
   lua_State *L = u->rt->L;
   (void)m;
-  if (!u->logs && is_a_try(ev)) return;
+  if (is_unheard(u, ev)) return;
   if (!start_call(u, "event")) return;
   lua_createtable(L, 0, 8);
   mt_lua_set_text(L, "kind", ev->kind);
@@ -134,7 +137,8 @@ int mt_lua_manager_new(lua_State *L) {
   u = lua_newuserdatauv(L, sizeof *u, 0);
   memset(u, 0, sizeof *u);
   u->rt = mt_lua_rt(L);
-  u->logs = mt_lua_flag(L, "logs");
+  u->hears_tries = mt_lua_flag(L, "hears_tries");
+  u->hears_entries = mt_lua_flag(L, "hears_entries");
   u->callbacks = LUA_NOREF;
   luaL_setmetatable(L, MT_LUA_MANAGER);
   lua_pushvalue(L, 2);

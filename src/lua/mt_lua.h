@@ -41,9 +41,9 @@ enum { MT_AS_KIND = 15, MT_AS_PIPELINED = 16 };
 
 typedef struct mt_manager_ud {
   mt_rt *rt;
-  mt_manager *m; /* NULL: closed */
-  int callbacks; /* registry reference: function(kind, ...) */
-  bool logs;     /* wants to hear of each try of each tenant */
+  mt_manager *m;                   /* NULL: closed */
+  int callbacks;                   /* registry reference: function(kind, ...) */
+  bool hears_tries, hears_entries; /* wants events of each */
 } mt_manager_ud;
 
 typedef struct mt_lease_ud {
