@@ -7,6 +7,7 @@
  */
 #include <math.h>
 
+#include "base/alloc.h"
 #include "tenant/tenant_priv.h"
 
 /* ---- limits --------------------------------------------------------------- */
@@ -46,34 +47,34 @@ bool mt__route_is_outdated(const mt_tenant *t) {
 
 /* ---- the entry before ------------------------------------------------------ */
 
-static void remember(mt_tenant *t, mt_tenant *former) {
-  t->kept = true;
-  t->kept_tag = former->tag;
-  t->kept_verified = former->verified;
-  t->kept_scope = mt_scope_ref(former->scope);
-  t->kept_entry = former->entry;
-  t->kept_entry->users++;
+static bool remember(mt_tenant *t, const mt_tenant *former) {
+  t->former = mt_malloc(sizeof *t->former);
+  if (!t->former) return false;
+  *t->former = (mt_former){.tag = former->tag,
+                           .verified = former->verified,
+                           .scope = mt_scope_ref(former->scope),
+                           .entry = former->entry};
+  former->entry->users++;
+  return true;
 }
 
 mt_scope *mt__route_keep(mt_tenant *t, uint64_t tag) {
-  if (!t->kept || !tag || tag != t->kept_tag || t->kept_scope->stale)
-    return NULL;
-  return mt_scope_ref(t->kept_scope);
+  const mt_former *f = t->former;
+  if (!f || !tag || tag != f->tag || f->scope->stale) return NULL;
+  return mt_scope_ref(f->scope);
 }
 
 void mt__route_forget_former(mt_tenant *t, const char *reason) {
-  mt_scope *scope = t->kept_scope;
-  mt_pool_entry *entry = t->kept_entry;
-  if (!t->kept) return;
-  t->kept = false;
-  t->kept_scope = NULL;
-  t->kept_entry = NULL;
-  if (reason) mt__tenant_tell_evicted(t, scope->schema, reason);
-  mt_scope_unref(scope);
-  if (entry->dedicated)
-    mt__pools_close_dedicated(entry);
+  mt_former *f = t->former;
+  if (!f) return;
+  t->former = NULL;
+  if (reason) mt__tenant_tell_evicted(t, f->scope->schema, reason);
+  mt_scope_unref(f->scope);
+  if (f->entry->dedicated)
+    mt__pools_close_dedicated(f->entry);
   else
-    entry->users--;
+    f->entry->users--;
+  mt_free(f);
 }
 
 /* ---- at a use --------------------------------------------------------------- */
@@ -82,11 +83,11 @@ void mt__route_forget_former(mt_tenant *t, const char *reason) {
 static mt_tenant *supersede(mt_tenant *t, mt_error **err) {
   mt_manager *m = t->manager;
   mt_tenant *now = mt__tenant_new(m, t->id, false);
-  if (!now) {
+  if (!now || !remember(now, t)) {
+    if (now) mt__tenant_check(now);
     mt_fail(err, mt_error_oom());
     return NULL;
   }
-  remember(now, t);
   mt__tenant_leave(t);
   mt__tenant_check(t);
   return mt__tenant_enter(now, err) == MT_OK ? now : NULL;

@@ -183,7 +183,7 @@ void mt__tenant_tell_evicted(mt_tenant *t, const char *schema,
 }
 
 static void tell_evicted(mt_tenant *t, const char *reason) {
-  const mt_scope *scope = t->kept ? t->kept_scope : t->scope;
+  const mt_scope *scope = t->former ? t->former->scope : t->scope;
   mt__tenant_tell_evicted(t, scope ? scope->schema : NULL, reason);
   mt__route_forget_former(t, NULL);
 }

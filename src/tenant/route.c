@@ -364,9 +364,9 @@ static void apply(mt_tenant *t, const mt_route *route,
     t->state = MT_TENANT_NEW;
     mt__route_forget_former(t, "error");
   } else {
-    bool kept = t->kept && t->scope == t->kept_scope;
+    bool kept = t->former && t->scope == t->former->scope;
     t->state = MT_TENANT_READY;
-    t->verified = kept ? t->kept_verified : 0;
+    t->verified = kept ? t->former->verified : 0;
     t->written = mt_reactor_tick(t->manager->reactor);
     mt__route_share(t, o ? o->pool_max : 0, o ? o->max_waiting : 0);
     mt__route_limit(t, o);

@@ -36,6 +36,13 @@ typedef struct mt_pool_entry {
   char key[];
 } mt_pool_entry;
 
+/* What an entry keeps of the one before it, until its own route is there. */
+typedef struct mt_former {
+  uint64_t tag, verified;
+  mt_scope *scope; /* a reference */
+  mt_pool_entry *entry;
+} mt_former;
+
 struct mt_tenant {
   UT_hash_handle hh, owner_hh;
   mt_node lru; /* in manager->lru while registered, then in draining; a
@@ -59,12 +66,9 @@ struct mt_tenant {
   /* How long its route holds, see expiry.c. READY only. */
   uint64_t tag; /* which route of the host's it is, 0 unknown */
   double fresh_until, stale_until;
-  uint32_t epoch;   /* manager->epoch when the route came */
-  bool kept;        /* the rest: of the entry whose place it takes */
-  mt_node expiring; /* in manager->expiring: the host will be told */
-  uint64_t kept_tag, kept_verified;
-  mt_scope *kept_scope; /* ours, until the new route is there */
-  mt_pool_entry *kept_entry;
+  uint32_t epoch;    /* manager->epoch when the route came */
+  mt_node expiring;  /* in manager->expiring: the host will be told */
+  mt_former *former; /* of the entry whose place it takes; else NULL */
   mt_defer freeing;
   char *owner_key;     /* endpoint and schema, in manager->owners */
   uint64_t written;    /* it may have written until that tick: when it became
