@@ -82,6 +82,9 @@ static bool in_class(int c, int class) {
     case 'x':
       in = isxdigit(c);
       break;
+    case 'z': /* of old */
+      in = c == 0;
+      break;
     default:
       return class == c;
   }
@@ -213,7 +216,8 @@ static const char *again(matcher *m, const char *s, char digit) {
   size_t len;
   if (i < 0 || i >= m->captures || m->capture[i].len == OPEN)
     luaL_error(m->L, "invalid capture index %%%d", i + 1);
-  len = m->capture[i].len == POSITION ? 0 : (size_t)m->capture[i].len;
+  if (m->capture[i].len == POSITION) return NULL; /* as in Lua's own */
+  len = (size_t)m->capture[i].len;
   mt__sandbox_charge(m->L, m->s, len / 8);
   if ((size_t)(m->end - s) < len || memcmp(m->capture[i].at, s, len) != 0)
     return NULL;
