@@ -160,14 +160,16 @@ run_specs() { # suite, preset, interpreter, at a time, options of find...
     mapfile -t specs < <(find tests/lua -name '*_spec.lua' "$@" | sort)
   for spec in "${specs[@]}"; do
     while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
-    run_spec "$((i++))" "$preset" "$lua" \
+    run_spec "$i" "$preset" "$lua" \
       "$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;$more_lua;" \
       "$PWD/build/$preset/$cpath;" "$spec" &
+    i=$((i + 1))
   done
   wait
   i=0
   for spec in "${specs[@]}"; do
-    out=$work/spec-$((i++))
+    out=$work/spec-$i
+    i=$((i + 1))
     status=$(<"$out.status")
     p=$(sum 's/^\([0-9]*\) success.* : .*/\1/p' "$out")
     f=$(sum 's/^[0-9]* success[a-z]* \/ \([0-9]*\) failure.*/\1/p' "$out")

@@ -200,7 +200,7 @@ const char *mt_tenant_id(const mt_tenant *t) {
 }
 
 static void acquire_end(mt_acquire *a, mt_lease *l, const mt_error *err) {
-  mt__count_lease(a->tenant, l, err);
+  if (!a->route_only) mt__count_lease(a->tenant, l, err);
   a->on_done(a, l, err);
   mt_free(a);
 }

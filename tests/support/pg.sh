@@ -326,6 +326,11 @@ END
   done
 }
 
+# The file is there a moment before anybody listens.
+listens() { # path of a socket
+  grep -q " 00010000 .* $1\$" /proc/net/unix
+}
+
 # It writes its log by itself, so what it says on stderr is not needed.
 bouncer() {
   local server=$1 dir pid i
@@ -342,7 +347,7 @@ bouncer() {
   echo "$pid" >"$dir/pid"
   for ((i = 0; i < 1000; i++)); do
     is_alive "$pid" || break
-    [[ -S $dir/.s.PGSQL.6432 ]] && echo "$dir" && return 0
+    listens "$dir/.s.PGSQL.6432" && echo "$dir" && return 0
     sleep 0.01
   done
   die "PgBouncer did not start: $(reason_in "$dir/log")"
