@@ -269,21 +269,30 @@ build release
 build asan
 run_c_tests "C tests" release
 $quick || run_valgrind
-run_specs "specs" release lua5.4 1 ! -name 'fault_matrix_*'
+# what has bounds of time that others on the machine could break
+alone=(storm loop admin_hostile admin_health sandbox_limits policy_reload
+  policy_swap prometheus prometheus_text fairness budget nginx_load)
+alone_regex=".*/($(IFS='|' && echo "${alone[*]}"))_spec.lua"
+run_specs "specs" release lua5.4 2 -regextype posix-extended \
+  ! -name 'fault_matrix_*' ! -regex "$alone_regex"
+run_specs "specs, one at a time" release lua5.4 1 -regextype posix-extended \
+  -regex "$alone_regex"
 run_specs "fault matrix" release lua5.4 1 -name 'fault_matrix_*'
 run_c_hosts "C hosts" release
 # what differs by Lua version: values, iteration, coroutines, finalizers
 on_luajit=(values params statements transactions sessions rows pipeline tasks
-    entries isolation schemas context luajit errors retry config schema
-  testing readers route_settings route_fields route_moves crypto identify
-  identify_jwt sandbox sandbox_escapes sandbox_limits sandbox_patterns
-  route_cache policy policy_cache policy_reload listen policies
-  policies_joined policies_sandbox metrics prometheus_text admin log tracing
+  entries isolation schemas context luajit errors retry config schema testing
+  readers route_settings route_fields route_moves crypto identify identify_jwt
+  sandbox sandbox_escapes sandbox_patterns route_cache policy policy_cache
+  listen policies policies_joined policies_sandbox metrics admin log tracing
   debug)
 run_specs "specs, LuaJIT" release build/release/tests/luajit-host 2 \
   -regextype posix-extended \
   -regex ".*/($(IFS='|' && echo "${on_luajit[*]}"))_spec.lua" \
   ! -path '*/integration/testing_spec.lua'
+run_specs "specs, LuaJIT, one at a time" release \
+  build/release/tests/luajit-host 1 -regextype posix-extended \
+  -regex ".*/(sandbox_limits|policy_reload|prometheus_text)_spec.lua"
 run_isolation isolation release
 run_bench
 $quick || run_fuzz
@@ -296,15 +305,14 @@ run_c_tests "C tests, sanitizers" asan
 run_c_hosts "C hosts, sanitizers" asan
 # what waits for long or for real time, and what is about others' programs, ran
 # above
-MT_RELOADS=100 run_specs "specs, sanitizers" asan build/asan/tests/lua-host 2 \
-  ! -name 'fault_matrix_*' ! -name 'loop_spec.lua' ! -name 'proxy_spec.lua' \
-  ! -name 'breaker_spec.lua' ! -name 'storm_spec.lua' ! -name 'bouncer_*' ! -name 'roles_setup_spec.lua' \
+run_specs "specs, sanitizers" asan build/asan/tests/lua-host 2 \
+  -regextype posix-extended ! -regex "$alone_regex" \
+  ! -name 'fault_matrix_*' ! -name 'proxy_spec.lua' \
+  ! -name 'breaker_spec.lua' ! -name 'bouncer_*' ! -name 'roles_setup_spec.lua' \
   ! -name 'nginx_*' ! -name 'examples_spec.lua' ! -name 'deaf_peer_spec.lua' \
   ! -name 'demo_spec.lua' ! -name 'failover_*' ! -name 'connect_errors_spec.lua' \
   ! -name 'cli_terminal_spec.lua' ! -name 'migrator_kill_spec.lua' \
   ! -name 'restart_spec.lua' ! -name 'control_spec.lua' \
-  ! -name 'budget_spec.lua' ! -name 'fairness_spec.lua' \
-  ! -name 'prometheus_spec.lua' ! -name 'observability_spec.lua' \
-  ! -name 'admin_health_spec.lua' \
+  ! -name 'observability_spec.lua' \
   ! -path '*/integration/testing_spec.lua'
 finish
