@@ -63,7 +63,8 @@ static void check_scope(const char *schema) {
   char *q = mt_quote_ident(schema, strlen(schema));
   FUZZ_CHECK(s && q && strcmp(s->schema, schema) == 0);
   FUZZ_CHECK(strncmp(s->path, q, strlen(q)) == 0);
-  FUZZ_CHECK(strstr(s->set_local, q) && strstr(s->local_role, q));
+  FUZZ_CHECK(mt_scope_make_local(s));
+  FUZZ_CHECK(strstr(s->local_path, q) && strstr(s->local_role, q));
   mt_free(q);
   mt_scope_unref(s);
 }

@@ -13,6 +13,8 @@ local reasons = require "mtenant.sandbox.reasons"
 local sources = require "mtenant.sandbox.sources"
 local task = require "mtenant.task"
 
+
+local cpu_s = os.clock
 local format, pairs, pcall = string.format, pairs, pcall
 local tonumber, tostring, type = tonumber, tostring, type
 local failure, plain_error = reasons.failure, reasons.plain
@@ -210,7 +212,9 @@ local after
 local function answered(self, box, call, op, handle, what, ...)
   local left_ms = box:left_ms()
   local waits = call.waits and task.current() ~= nil
+  local before = cpu_s()
   local value, err = serve(self, call, waits, what, ...)
+  if PURE[what] then left_ms = left_ms - (cpu_s() - before) * 1000 end
   if waits and not PURE[what] and left_ms < self._time_ms / 2 then
     local ok, why = task.sleep(0)
     if not ok then
