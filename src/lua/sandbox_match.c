@@ -100,7 +100,7 @@ static bool in_set(int c, const char *p, const char *last) {
     p++;
   }
   while (p < last) {
-    if (*p == '%' && p + 1 < last) {
+    if (*p == '%') { /* behind a range it may take the ']', as in Lua's own */
       if (in_class(c, (unsigned char)p[1])) return found;
       p += 2;
     } else if (p + 2 < last && p[1] == '-') {
