@@ -84,6 +84,11 @@ sanitizer_options() {
     LSAN_OPTIONS+=:suppressions=$PWD/tests/support/lsan.supp
 }
 
+# Returns when fewer than so many of our jobs run.
+await_room() {
+  while (($(jobs -rp | wc -l) >= $1)); do wait -n; done
+}
+
 # One program; what it says and how it ends are left in files named after it.
 run_c_test() { # program, command before it...
   local program=$1 name status
@@ -106,7 +111,7 @@ run_c_tests() { # suite, preset, command before the program...
   is_built "$preset" || echo "not built" >"$log"
   for source in tests/c/test_*.c; do
     is_built "$preset" || break
-    while (($(jobs -rp | wc -l) >= 2)); do wait -n; done
+    await_room 2
     run_c_test "build/$preset/tests/$(basename "$source" .c)" "$@" &
   done
   wait
@@ -159,7 +164,7 @@ run_specs() { # suite, preset, interpreter, at a time, options of find...
   ! is_built "$preset" ||
     mapfile -t specs < <(find tests/lua -name '*_spec.lua' "$@" | sort)
   for spec in "${specs[@]}"; do
-    while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
+    await_room "$jobs"
     run_spec "$i" "$preset" "$lua" \
       "$PWD/lua/?.lua;$PWD/lua/?/init.lua;$PWD/tests/?.lua;$more_lua;" \
       "$PWD/build/$preset/$cpath;" "$spec" &
