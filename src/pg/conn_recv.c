@@ -215,13 +215,11 @@ static void cancel_abandoned(mt_conn *c) {
 static void measure(mt_conn *c, mt_req *req) {
   double arrived = req->sent_at + c->rtt_ms;
   double start = c->answered_at > arrived ? c->answered_at : arrived;
-  double took = c->heard_at - req->sent_at;
   req->behind_ms = start - arrived;
   req->took_ms = c->progress_at - req->sent_at; /* as its caller sees it */
   req->timed = true;
-  if (c->answered_at <= req->sent_at && c->heard_at >= c->progress_at &&
-      took < c->rtt_ms)
-    c->rtt_ms = took; /* it was alone, and nothing but it took time */
+  if (c->answered_at <= req->sent_at && req->took_ms < c->rtt_ms)
+    c->rtt_ms = req->took_ms; /* it was alone: the way takes that at most */
   if (req->sql && !(req->flags & MT_REQ_STREAM))
     mt_sql_observe(req->sql, c->heard_at > start ? c->heard_at - start : 0);
   c->answered_at = c->heard_at;
