@@ -30,11 +30,16 @@ static void timed_out(mt_share *s, double ms) {
   if (s->on_exhausted) s->on_exhausted(s, MT_QUEUE_TIMEOUT, ms);
 }
 
-static void expire_reqs(mt_pool *p, mt_share *s, double now) {
+/* `first` becomes the time when the oldest of those that go on waiting was
+ * queued, unless it is before that. They are in that order. */
+static void expire_reqs(mt_pool *p, mt_share *s, double now, double *first) {
   while (s->reqs.head) {
     mt_req *req = mt_container(s->reqs.head, mt_req, node);
     double ms = waited(s, req->queued_at, now);
-    if (ms < p->opt.acquire_timeout_ms) return;
+    if (ms < p->opt.acquire_timeout_ms) {
+      *first = fmin(*first, req->queued_at);
+      return;
+    }
     timed_out(s, ms);
     mt_share_take_back(s, req);
     req->state = MT_REQ_DONE;
@@ -43,13 +48,24 @@ static void expire_reqs(mt_pool *p, mt_share *s, double now) {
   }
 }
 
-static void expire_leases(mt_pool *p, mt_list *list, double now) {
-  while (list->head) {
-    mt_lease *l = mt_container(list->head, mt_lease, node);
+/* Those in line stand as their tenants' turns came, not as they were queued. */
+static mt_lease *overdue(mt_pool *p, mt_list *list, double now, double *first) {
+  mt_node *n;
+  for (n = list->head; n; n = n->next) {
+    mt_lease *l = mt_container(n, mt_lease, node);
+    if (waited(l->share, l->queued_at, now) >= p->opt.acquire_timeout_ms)
+      return l;
+    *first = fmin(*first, l->queued_at);
+  }
+  return NULL;
+}
+
+static void expire_leases(mt_pool *p, mt_list *list, double now,
+                          double *first) {
+  mt_lease *l;
+  while ((l = overdue(p, list, now, first))) {
     mt_error *err;
-    double ms = waited(l->share, l->queued_at, now);
-    if (ms < p->opt.acquire_timeout_ms) return;
-    timed_out(l->share, ms);
+    timed_out(l->share, waited(l->share, l->queued_at, now));
     mt_list_remove(list, &l->node);
     err = exhausted(p);
     mt__lease_fail(l, err);
@@ -78,16 +94,6 @@ double mt__pool_clock(mt_pool *p) {
   return p->clock_ms;
 }
 
-/* When the first of a share was queued, or `first` if that was before. */
-static double first_of(const mt_share *s, double first) {
-  if (s->reqs.head)
-    first = fmin(first, mt_container(s->reqs.head, mt_req, node)->queued_at);
-  if (s->leases.head)
-    first =
-        fmin(first, mt_container(s->leases.head, mt_lease, node)->queued_at);
-  return first;
-}
-
 /* Runs while the server answers; while it does not, connect errors decide.
  * Thousands may wait, so it looks at them when the first can be due. */
 static void expire(mt_pool *p) {
@@ -99,15 +105,11 @@ static void expire(mt_pool *p) {
   while ((n = mt_list_pop(&shares))) {
     mt_share *s = mt_container(n, mt_share, waiting);
     mt_list_push(&p->waiting, n);
-    expire_reqs(p, s, now);
-    expire_leases(p, &s->leases, now);
-    first = first_of(s, first);
+    expire_reqs(p, s, now, &first);
+    expire_leases(p, &s->leases, now, &first);
     mt__share_mark(s);
   }
-  expire_leases(p, &p->lease_waiters, now);
-  if (p->lease_waiters.head)
-    first = fmin(
-        first, mt_container(p->lease_waiters.head, mt_lease, node)->queued_at);
+  expire_leases(p, &p->lease_waiters, now, &first);
   p->expire_at = first + p->opt.acquire_timeout_ms;
 }
 

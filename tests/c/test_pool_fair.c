@@ -163,6 +163,33 @@ static void reject_refuses_what_would_wait(void **state) {
   mt_lodging_end(&f);
 }
 
+/* Who was held back by his own limit gets in line behind others that came
+ * later, and has waited for longer than they have. */
+static void the_place_in_line_does_not_prolong_the_wait(void **state) {
+  mt_held held, next, early, later;
+  mt_lodging f;
+  (void)state;
+  mt_lodging_prepare(&f);
+  f.p.opt.max = 1;
+  f.p.opt.acquire_timeout_ms = 700;
+  mt_lodging_open(&f, 1);
+  mt_held_get(&held, &f.p, &f.t[0]);
+  mt_held_acquire(&next, &f.p, &f.t[1]);
+  mt_held_acquire(&early, &f.p, &f.t[0]);
+  mt_test_run_for(f.r, 500);
+  mt_held_acquire(&later, &f.p, &f.t[2]);
+  mt_held_release(&held);
+  MT_RUN_UNTIL(f.r, next.granted);
+  MT_RUN_UNTIL(f.r, early.failed);
+  assert_int_equal(later.failed, 0);
+  MT_RUN_UNTIL(f.r, later.failed);
+  assert_int_equal(early.err->code, MT_E_POOL_EXHAUSTED);
+  mt_error_unref(early.err);
+  mt_error_unref(later.err);
+  mt_held_release(&next);
+  mt_lodging_end(&f);
+}
+
 static void evict_lru_takes_an_idle_connection_of_another_pool(void **state) {
   mt_pooled other;
   mt_lodger guest;
@@ -316,6 +343,7 @@ int main(void) {
       cmocka_unit_test(quick_ones_keep_a_connection),
       cmocka_unit_test(turns_are_of_equal_cost),
       cmocka_unit_test(reject_refuses_what_would_wait),
+      cmocka_unit_test(the_place_in_line_does_not_prolong_the_wait),
       cmocka_unit_test(evict_lru_takes_an_idle_connection_of_another_pool),
       cmocka_unit_test(a_rate_holds_on_average),
       cmocka_unit_test(a_rate_may_reject),
