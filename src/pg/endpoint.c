@@ -6,12 +6,12 @@
 
 #include <arpa/inet.h>
 #include <libpq-fe.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
 #include "base/err.h"
+#include "pg/quote.h"
 
 static const char *value_of(const PQconninfoOption *opts, const char *key) {
   for (; opts && opts->keyword; opts++)
@@ -109,10 +109,14 @@ static int set_hosts(mt_endpoint *ep, const PQconninfoOption *given,
   return MT_OK;
 }
 
-static bool is_ours(const char *key) {
+/* Where to connect to. */
+static bool is_place(const char *key) {
   return strcmp(key, "host") == 0 || strcmp(key, "hostaddr") == 0 ||
-         strcmp(key, "port") == 0 || strcmp(key, "options") == 0 ||
-         strcmp(key, "target_session_attrs") == 0;
+         strcmp(key, "port") == 0 || strcmp(key, "target_session_attrs") == 0;
+}
+
+static bool is_ours(const char *key) {
+  return is_place(key) || strcmp(key, "options") == 0;
 }
 
 static int set_params(mt_endpoint *ep, const PQconninfoOption *o,
@@ -257,26 +261,14 @@ int mt_endpoint_parse(const char *url, mt_endpoint **out, mt_error **err) {
 
 /* ---- another server ------------------------------------------------------- */
 
-static bool is_place(const char *key) {
-  return strcmp(key, "host") == 0 || strcmp(key, "hostaddr") == 0 ||
-         strcmp(key, "port") == 0 || strcmp(key, "target_session_attrs") == 0;
-}
-
 /* key='value', as a connection string has it */
 static char *add_option(char *text, const char *key, const char *value) {
-  size_t n = text ? strlen(text) : 0;
+  char *quoted = mt_quote_escaped(value, '\'');
   char *out =
-      text ? mt_realloc(text, n + strlen(key) + 2 * strlen(value) + 5) : NULL;
-  if (!out) {
-    mt_free(text);
-    return NULL;
-  }
-  n += (size_t)sprintf(out + n, "%s%s='", n ? " " : "", key);
-  for (; *value; value++) {
-    if (*value == '\'' || *value == '\\') out[n++] = '\\';
-    out[n++] = *value;
-  }
-  memcpy(out + n, "'", 2);
+      quoted ? mt_asprintf("%s%s%s=%s", text, *text ? " " : "", key, quoted)
+             : NULL;
+  mt_free(quoted);
+  mt_free(text);
   return out;
 }
 

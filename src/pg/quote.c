@@ -40,9 +40,10 @@ bool mt_utf8_valid(const char *s, size_t len) {
   return true;
 }
 
-/* prefix, quote, text with quotes (and backslashes) doubled, quote. */
+/* prefix, quote, text with quotes (and backslashes) behind `escape`, or behind
+ * themselves if that is NUL, quote. */
 static char *quoted(const char *prefix, char quote, bool backslashes,
-                    const char *s, size_t len) {
+                    char escape, const char *s, size_t len) {
   size_t i, extra = strlen(prefix) + 3;
   char *out, *p;
 
@@ -54,7 +55,8 @@ static char *quoted(const char *prefix, char quote, bool backslashes,
   while (*prefix) *p++ = *prefix++;
   *p++ = quote;
   for (i = 0; i < len; i++) {
-    if (s[i] == quote || (backslashes && s[i] == '\\')) *p++ = s[i];
+    if (s[i] == quote || (backslashes && s[i] == '\\'))
+      *p++ = escape ? escape : s[i];
     *p++ = s[i];
   }
   *p++ = quote;
@@ -63,13 +65,17 @@ static char *quoted(const char *prefix, char quote, bool backslashes,
 }
 
 char *mt_quote_ident(const char *s, size_t len) {
-  return quoted("", '"', false, s, len);
+  return quoted("", '"', false, '\0', s, len);
 }
 
 /* With E'' the meaning does not hang on standard_conforming_strings. */
 char *mt_quote_literal(const char *s, size_t len) {
   bool escaped = len > 0 && memchr(s, '\\', len) != NULL;
-  return quoted(escaped ? "E" : "", '\'', escaped, s, len);
+  return quoted(escaped ? "E" : "", '\'', escaped, '\0', s, len);
+}
+
+char *mt_quote_escaped(const char *s, char quote) {
+  return quoted("", quote, true, '\\', s, strlen(s));
 }
 
 const char *mt_name_problem(const char *s, size_t len) {

@@ -13,6 +13,10 @@ bool mt_utf8_valid(const char *s, size_t len);
  * short. The text must have passed mt_utf8_valid. */
 char *mt_quote_ident(const char *s, size_t len);
 char *mt_quote_literal(const char *s, size_t len);
+/* The text in `quote`, a backslash before each of these and each backslash: an
+ * element of an array, a value of a connection string. mt_free, NULL as
+ * above. */
+char *mt_quote_escaped(const char *s, char quote);
 
 /* Why `s` is no name of anything, or NULL if it may be one: 1 to 63 bytes,
  * valid UTF-8, no NUL. */

@@ -107,42 +107,30 @@ static char *lower(const char *s) {
   return out;
 }
 
+/* A dot separates names, of which each may be a word of SQL. */
 static char *local_text(const char *name, const char *value) {
-  char *ident, *literal = mt_quote_literal(value, strlen(value)), *out = NULL;
   const char *dot = strchr(name, '.');
-  /* a dot separates names, of which each may be a word of SQL */
-  if (dot) {
-    char *head = mt_strndup(name, (size_t)(dot - name));
-    char *rest = lower(dot + 1);
-    ident = head && rest ? mt_asprintf("\"%s\".\"%s\"", head, rest) : NULL;
-    mt_free(head);
-    mt_free(rest);
-  } else {
-    ident = mt_quote_ident(name, strlen(name));
-  }
-  if (ident && literal) out = mt_asprintf("SET LOCAL %s = %s", ident, literal);
-  mt_free(ident);
+  size_t len = dot ? (size_t)(dot - name) : strlen(name);
+  char *head = mt_quote_ident(name, len), *out = NULL;
+  char *rest = dot ? mt_quote_ident(dot + 1, strlen(dot + 1)) : mt_strdup("");
+  char *literal = mt_quote_literal(value, strlen(value));
+  if (head && rest && literal)
+    out = mt_asprintf("SET LOCAL %s%s%s = %s", head, dot ? "." : "", rest,
+                      literal);
+  mt_free(head);
+  mt_free(rest);
   mt_free(literal);
   return out;
 }
 
 /* An element of an array's text at the end of `array`, or NULL. */
 static char *add_element(char *array, const char *value) {
-  size_t n = array ? strlen(array) : 0, i = 0;
-  char *out = array ? mt_realloc(array, n + 2 * strlen(value) + 4) : NULL;
-  if (!out) {
-    mt_free(array);
-    return NULL;
-  }
-  i = n;
-  if (n > 1) out[i++] = ',';
-  out[i++] = '"';
-  for (; *value; value++) {
-    if (*value == '"' || *value == '\\') out[i++] = '\\';
-    out[i++] = *value;
-  }
-  out[i++] = '"';
-  out[i] = '\0';
+  char *element = array ? mt_quote_escaped(value, '"') : NULL;
+  char *out =
+      element ? mt_asprintf("%s%s%s", array, array[1] ? "," : "", element)
+              : NULL;
+  mt_free(element);
+  mt_free(array);
   return out;
 }
 

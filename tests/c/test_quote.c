@@ -40,6 +40,21 @@ static void literals(void **state) {
   check_literal("\\'", "E'\\\\'''");
 }
 
+static void check_escaped(const char *s, char quote, const char *expected) {
+  char *q = mt_quote_escaped(s, quote);
+  assert_string_equal(q, expected);
+  mt_free(q);
+}
+
+static void backslashes_escape(void **state) {
+  (void)state;
+  check_escaped("", '"', "\"\"");
+  check_escaped("a'b", '"', "\"a'b\"");
+  check_escaped("a\"b\\", '"', "\"a\\\"b\\\\\"");
+  check_escaped("a\"b", '\'', "'a\"b'");
+  check_escaped("it's \\", '\'', "'it\\'s \\\\'");
+}
+
 static void the_length_counts_not_the_nul(void **state) {
   char *q = mt_quote_ident("abcdef", 3);
   (void)state;
@@ -127,6 +142,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(identifiers),
       cmocka_unit_test(literals),
+      cmocka_unit_test(backslashes_escape),
       cmocka_unit_test(the_length_counts_not_the_nul),
       cmocka_unit_test(utf8),
       cmocka_unit_test(schema_names),
