@@ -412,4 +412,5 @@ void mt_sql_classify(const char *sql, size_t len, mt_sql_info *out) {
     more = next_statement(&lx, &m);
     add_statement(out, &m);
   } while (more);
+  out->comment = lx.comment || lx.broken;
 }

@@ -43,6 +43,7 @@ typedef struct mt_sql_info {
   bool unprovable;      /* what it leaves no reset is known to take away: LOAD,
                            named connections of dblink, replication slots,
                            what is not known: close the connection */
+  bool comment;         /* there is one in it, as far as one can tell */
   char control[24];     /* the control keyword in capitals, for messages */
 } mt_sql_info;
 

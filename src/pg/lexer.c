@@ -199,11 +199,3 @@ mt_token mt_lexer_next(mt_lexer *lx) {
   }
   return t;
 }
-
-bool mt_sql_has_comment(const char *sql) {
-  mt_lexer lx;
-  if (!strstr(sql, "--") && !strstr(sql, "/*")) return false;
-  mt_lexer_init(&lx, sql, strlen(sql));
-  while (mt_lexer_next(&lx).kind != MT_TOK_END) continue;
-  return lx.comment || lx.broken;
-}

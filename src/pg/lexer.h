@@ -36,7 +36,5 @@ mt_token mt_lexer_next(mt_lexer *lx);
 /* A name or keyword in any case; `word` is in lower case. */
 bool mt_token_is(const mt_token *t, const char *word);
 bool mt_token_is_char(const mt_token *t, char c);
-/* Is there a comment in the text? */
-bool mt_sql_has_comment(const char *sql);
 
 #endif

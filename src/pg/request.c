@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "pg/lexer.h"
 
 mt_req *mt_req_new(unsigned flags, mt_scope *scope, mt_sql *sql) {
   mt_req *req = mt_calloc(sizeof *req);
@@ -54,7 +53,7 @@ int mt_req_set_params(mt_req *req, int n, const char *const *values,
 int mt_req_set_comment(mt_req *req, const char *comment) {
   size_t len, more;
   char *text;
-  if (!comment || !req->sql || mt_sql_has_comment(req->sql->text)) return MT_OK;
+  if (!comment || !req->sql || req->sql->info.comment) return MT_OK;
   len = req->sql->len;
   more = strlen(comment);
   text = mt_malloc(len + more + 2);
