@@ -166,13 +166,13 @@ static void step_failed(mt_conn *c, mt_req *req, const PGresult *res) {
 /* ---- receive ---------------------------------------------------------------- */
 
 /* Values that a user's statement has given. */
-static void count_bytes(mt_req *req, const PGresult *res) {
-  if (req->sql)
+static void count_bytes(const mt_conn *c, mt_req *req, const PGresult *res) {
+  if (c->opt.traffic && req->sql)
     req->bytes_received +=
         mt_result_payload((const mt_result *)(const void *)res);
 }
 
-static void add_row(mt_req *req, PGresult *res) {
+static void add_row(const mt_conn *c, mt_req *req, PGresult *res) {
   if (req->err) {
     PQclear(res);
     return;
@@ -189,7 +189,7 @@ static void add_row(mt_req *req, PGresult *res) {
     req->caprows = cap;
   }
   req->rows[req->nrows++] = res;
-  count_bytes(req, res);
+  count_bytes(c, req, res);
 }
 
 static void check_commit(mt_req *req) {
@@ -258,7 +258,7 @@ static void user_result(mt_conn *c, mt_req *req, PGresult *res) {
   }
   if (req->result) PQclear(req->result);
   req->result = res;
-  if (c->opt.traffic) count_bytes(req, res);
+  count_bytes(c, req, res);
 }
 
 /* All of it at once: libpq keeps what the socket does not take. False: it is
@@ -318,7 +318,7 @@ static void handle(mt_conn *c, mt_req *req, PGresult *res) {
         finish(c, req);
       return;
     case PGRES_SINGLE_TUPLE:
-      add_row(req, res);
+      add_row(c, req, res);
       return;
     case PGRES_TUPLES_OK:
     case PGRES_COMMAND_OK:

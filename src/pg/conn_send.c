@@ -197,10 +197,14 @@ static const char *sent_text(const mt_req *req) {
   return req->commented ? req->commented : mt_req_sql(req);
 }
 
+static size_t sent_len(const mt_req *req) {
+  return req->commented ? strlen(req->commented) : req->sql->len;
+}
+
 /* What is the user's of what is sent: texts and parameters. */
 static void count_sent(mt_req *req, bool text) {
   if (!req->sql) return;
-  req->bytes_sent += req->param_bytes + (text ? strlen(sent_text(req)) : 0);
+  req->bytes_sent += req->param_bytes + (text ? sent_len(req) : 0);
 }
 
 static bool send_unnamed(mt_conn *c, mt_req *req) {
@@ -260,7 +264,7 @@ static bool send_unit(mt_conn *c, mt_req *req, uint32_t *evicted) {
 static bool send_simple(mt_conn *c, mt_req *req) {
   if (!PQexitPipelineMode(c->pg)) return false;
   c->simple = true;
-  if (req->sql) req->bytes_sent += strlen(sent_text(req));
+  if (req->sql) req->bytes_sent += sent_len(req);
   return add_step(req, MT_STEP_USER, PQsendQuery(c->pg, sent_text(req)));
 }
 
