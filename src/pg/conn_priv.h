@@ -26,6 +26,14 @@ void mt__conn_update_io(mt_conn *c);
 void mt__conn_note_quiet(mt_conn *c);
 /* Answers everything it holds because it is closed. */
 void mt__conn_fail_requests(mt_conn *c);
+/* Notes what was sent as a step of the unit; false: it could not be. */
+static inline bool mt__add_step(mt_req *req, mt_step kind, int sent) {
+  if (sent) req->steps[req->nsteps++] = (uint8_t)kind;
+  return sent;
+}
+static inline int mt__send_text(mt_conn *c, const char *sql) {
+  return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0);
+}
 /* conn_settings.c. A route's settings: their name, where it is wanted; as a
  * step of a plain unit or a session's; as steps behind BEGIN. False: can't
  * send. */

@@ -13,25 +13,15 @@
 
 /* ---- units ------------------------------------------------------------------ */
 
-static bool add_step(mt_req *req, mt_step kind, int sent) {
-  if (!sent) return false;
-  req->steps[req->nsteps++] = (uint8_t)kind;
-  return true;
-}
-
-static int send_text(mt_conn *c, const char *sql) {
-  return PQsendQueryParams(c->pg, sql, 0, NULL, NULL, NULL, NULL, 0);
-}
-
 static bool send_begin(mt_conn *c, mt_req *req) {
   const mt_scope *s = req->scope;
   c->reads = strstr(req->begin, "READ ONLY") != NULL;
-  return add_step(req, MT_STEP_BEGIN, send_text(c, req->begin)) &&
+  return mt__add_step(req, MT_STEP_BEGIN, mt__send_text(c, req->begin)) &&
          mt__settings_begin(c, req) &&
-         add_step(req, MT_STEP_PATH, send_text(c, s->local_path)) &&
-         add_step(req, MT_STEP_ROLE, send_text(c, s->local_role)) &&
-         (!s->setting ||
-          add_step(req, MT_STEP_SETTING, send_text(c, s->local_setting)));
+         mt__add_step(req, MT_STEP_PATH, mt__send_text(c, s->local_path)) &&
+         mt__add_step(req, MT_STEP_ROLE, mt__send_text(c, s->local_role)) &&
+         (!s->setting || mt__add_step(req, MT_STEP_SETTING,
+                                      mt__send_text(c, s->local_setting)));
 }
 
 /* The scope statement in its forms; a session's has no name. */
@@ -77,8 +67,8 @@ static scope_family family_of(const mt_scope *s) {
 }
 
 static bool prepare_form(mt_conn *c, mt_req *req, const scope_form *f) {
-  return add_step(req, MT_STEP_PREPARE,
-                  PQsendPrepare(c->pg, f->name, f->sql, f->nparams, NULL));
+  return mt__add_step(req, MT_STEP_PREPARE,
+                      PQsendPrepare(c->pg, f->name, f->sql, f->nparams, NULL));
 }
 
 /* Gives the named ones their names. */
@@ -146,8 +136,8 @@ static bool send_scope(mt_conn *c, mt_req *req) {
   if ((kind != SCOPE_SESSION && !prepare_missing(c, req, family)) ||
       !mt__settings_send(c, req, kind == SCOPE_SESSION))
     return false;
-  return add_step(req, MT_STEP_SCOPE,
-                  send_scope_form(c, &scope_forms[family][kind], v));
+  return mt__add_step(req, MT_STEP_SCOPE,
+                      send_scope_form(c, &scope_forms[family][kind], v));
 }
 
 /* Not by a name, which somebody's function may have deallocated: a
@@ -157,9 +147,9 @@ static bool send_fence(mt_conn *c, mt_req *req) {
   const char *v[2];
   char oid[16];
   int n = fence_params(s, v, oid);
-  return add_step(req, MT_STEP_FENCE,
-                  PQsendQueryParams(c->pg, fence_forms[family_of(s)], n, NULL,
-                                    v, NULL, NULL, 0));
+  return mt__add_step(req, MT_STEP_FENCE,
+                      PQsendQueryParams(c->pg, fence_forms[family_of(s)], n,
+                                        NULL, v, NULL, NULL, 0));
 }
 
 /* Nothing where the schema is nobody's own. By its name, where that is known to
@@ -172,7 +162,7 @@ static bool send_same(mt_conn *c, mt_req *req) {
   const char *v[] = {s->schema, s->oid ? oid : NULL};
   if (!s->fence || s->any_oid) return true;
   snprintf(oid, sizeof oid, "%u", (unsigned)s->oid);
-  return add_step(
+  return mt__add_step(
       req, MT_STEP_FENCE,
       named ? PQsendQueryPrepared(c->pg, f->name, f->nparams, v, NULL, NULL, 0)
             : PQsendQueryParams(c->pg, f->sql, f->nparams, NULL, v, NULL, NULL,
@@ -209,9 +199,9 @@ static void count_sent(mt_req *req, bool text) {
 
 static bool send_unnamed(mt_conn *c, mt_req *req) {
   count_sent(req, true);
-  return add_step(req, MT_STEP_USER,
-                  PQsendQueryParams(c->pg, sent_text(req), req->nparams, NULL,
-                                    req->params, NULL, NULL, 0));
+  return mt__add_step(req, MT_STEP_USER,
+                      PQsendQueryParams(c->pg, sent_text(req), req->nparams,
+                                        NULL, req->params, NULL, NULL, 0));
 }
 
 static void count_use(mt_conn *c, mt_stmt_use use, bool evicted) {
@@ -243,12 +233,12 @@ static bool send_user(mt_conn *c, mt_req *req, uint32_t *evicted) {
   req->named = true;
   count_sent(req, use == MT_STMT_PREPARE);
   if (use == MT_STMT_PREPARE &&
-      !add_step(req, MT_STEP_PREPARE,
-                PQsendPrepare(c->pg, name, req->sql->text, 0, NULL)))
+      !mt__add_step(req, MT_STEP_PREPARE,
+                    PQsendPrepare(c->pg, name, req->sql->text, 0, NULL)))
     return false;
-  return add_step(req, MT_STEP_USER,
-                  PQsendQueryPrepared(c->pg, name, req->nparams, req->params,
-                                      NULL, NULL, 0));
+  return mt__add_step(req, MT_STEP_USER,
+                      PQsendQueryPrepared(c->pg, name, req->nparams,
+                                          req->params, NULL, NULL, 0));
 }
 
 static bool send_unit(mt_conn *c, mt_req *req, uint32_t *evicted) {
@@ -265,7 +255,7 @@ static bool send_simple(mt_conn *c, mt_req *req) {
   if (!PQexitPipelineMode(c->pg)) return false;
   c->simple = true;
   if (req->sql) req->bytes_sent += sent_len(req);
-  return add_step(req, MT_STEP_USER, PQsendQuery(c->pg, sent_text(req)));
+  return mt__add_step(req, MT_STEP_USER, PQsendQuery(c->pg, sent_text(req)));
 }
 
 static void send_req(mt_conn *c, mt_req *req) {
@@ -384,7 +374,7 @@ static void send_names(mt_conn *c, const char *guard,
   req->data = c;
   req->state = MT_REQ_SENT;
   mt_list_push(&c->inflight, &req->node);
-  if ((guard && !add_step(req, MT_STEP_GUARD, send_text(c, guard))) ||
+  if ((guard && !mt__add_step(req, MT_STEP_GUARD, mt__send_text(c, guard))) ||
       (!c->opt.pooled && !prepare_names(c, req)) || !PQpipelineSync(c->pg)) {
     mt_conn_close(c, mt__conn_lost(c));
     return;

@@ -9,18 +9,12 @@
 
 #define NAME "mt_settings"
 
-static bool add_step(mt_req *req, int sent) {
-  if (!sent) return false;
-  req->steps[req->nsteps++] = MT_STEP_SETTINGS;
-  return true;
-}
-
 bool mt__settings_prepare(mt_conn *c, mt_req *req) {
   if (!req->scope->settings || c->settings_named || c->opt.pooled) return true;
-  if (!PQsendPrepare(c->pg, NAME, MT_SETTINGS_SQL, 3, NULL)) return false;
-  req->steps[req->nsteps++] = MT_STEP_PREPARE;
-  c->settings_named = true;
-  return true;
+  c->settings_named =
+      mt__add_step(req, MT_STEP_PREPARE,
+                   PQsendPrepare(c->pg, NAME, MT_SETTINGS_SQL, 3, NULL));
+  return c->settings_named;
 }
 
 bool mt__settings_send(mt_conn *c, mt_req *req, bool session) {
@@ -30,18 +24,19 @@ bool mt__settings_send(mt_conn *c, mt_req *req, bool session) {
   v[0] = s->name_array;
   v[1] = s->value_array;
   v[2] = session ? "false" : "true";
-  if (c->settings_named && !session)
-    return add_step(req, PQsendQueryPrepared(c->pg, NAME, 3, v, NULL, NULL, 0));
-  return add_step(req, PQsendQueryParams(c->pg, MT_SETTINGS_SQL, 3, NULL, v,
-                                         NULL, NULL, 0));
+  return mt__add_step(
+      req, MT_STEP_SETTINGS,
+      c->settings_named && !session
+          ? PQsendQueryPrepared(c->pg, NAME, 3, v, NULL, NULL, 0)
+          : PQsendQueryParams(c->pg, MT_SETTINGS_SQL, 3, NULL, v, NULL, NULL,
+                              0));
 }
 
 bool mt__settings_begin(mt_conn *c, mt_req *req) {
   const mt_settings *s = req->scope->settings;
   int i;
   for (i = 0; s && i < s->n; i++)
-    if (!add_step(req, PQsendQueryParams(c->pg, s->local[i], 0, NULL, NULL,
-                                         NULL, NULL, 0)))
+    if (!mt__add_step(req, MT_STEP_SETTINGS, mt__send_text(c, s->local[i])))
       return false;
   return true;
 }
