@@ -126,9 +126,9 @@ static char *local_text(const char *name, const char *value) {
 /* An element of an array's text at the end of `array`, or NULL. */
 static char *add_element(char *array, const char *value) {
   char *element = array ? mt_quote_escaped(value, '"') : NULL;
-  char *out =
-      element ? mt_asprintf("%s%s%s", array, array[1] ? "," : "", element)
-              : NULL;
+  char *out = element
+                  ? mt_asprintf("%s%s%s", array, array[1] ? "," : "", element)
+                  : NULL;
   mt_free(element);
   mt_free(array);
   return out;
