@@ -12,9 +12,8 @@ struct mt_listener {
   mt_manager *manager;
   mt_endpoint *endpoint;
   mt_conn *conn; /* NULL: closed */
-  bool open;
-  bool counted; /* in manager->pools_closing */
-  bool gone;    /* its owner has let go */
+  bool counted;  /* in manager->pools_closing */
+  bool gone;     /* its owner has let go */
   const mt_listener_callbacks *cbs;
   void *data;
 };
@@ -30,17 +29,13 @@ static void listener_fini(mt_listener *l) {
 
 static void on_open(mt_conn *c) {
   mt_listener *l = c->data;
-  l->open = true;
   if (!l->gone) l->cbs->on_open(l->data);
 }
 
 static void on_close(mt_conn *c, const mt_error *err) {
   mt_listener *l = c->data;
-  mt_manager *m = l->manager;
   l->conn = NULL;
-  l->open = false;
-  if (l->counted && --m->pools_closing == 0)
-    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+  if (l->counted) mt__manager_closed_one(l->manager);
   l->counted = false;
   if (l->gone)
     listener_fini(l);
@@ -52,8 +47,7 @@ static void on_progress(mt_conn *c) { (void)c; }
 
 static bool get_password(mt_conn *c, char *buf, size_t size) {
   const mt_listener *l = c->data;
-  mt_manager *m = l->manager;
-  return m->cbs.password && m->cbs.password(m, buf, size, m->data);
+  return mt__manager_password(l->manager, buf, size);
 }
 
 static void on_notify(mt_conn *c, const char *channel, const char *payload) {
@@ -111,7 +105,8 @@ static void on_done(mt_req *req) {
 
 bool mt_listener_send(mt_listener *l, const char *sql) {
   mt_req *req;
-  if (!l->open || l->conn->state != MT_CONN_OPEN) return false;
+  if (!l->conn || !l->conn->ready || l->conn->state != MT_CONN_OPEN)
+    return false;
   req = mt_req_new_text(MT_REQ_UNNAMED, NULL, sql);
   if (!req) return false;
   req->on_done = on_done;

@@ -18,11 +18,7 @@ static mt_server *server_for(mt_manager *m, const char *name) {
   memcpy(e->name, name, len);
   e->server =
       mt_server_new(name, mt__max_connections(&m->cfg), m->cfg.processes);
-  if (!e->server) {
-    mt_free(e);
-    return NULL;
-  }
-  if (m->counts && !mt_server_count(e->server)) {
+  if (!e->server || (m->counts && !mt_server_count(e->server))) {
     mt_server_free(e->server);
     mt_free(e);
     return NULL;
@@ -38,8 +34,8 @@ static mt_server *server_for(mt_manager *m, const char *name) {
   return NULL;
 }
 
-static bool password(void *data, char *buf, size_t size) {
-  mt_manager *m = data;
+bool mt__manager_password(void *manager, char *buf, size_t size) {
+  mt_manager *m = manager;
   return m->cbs.password && m->cbs.password(m, buf, size, m->data);
 }
 
@@ -47,7 +43,9 @@ static mt_pool *make_pool(mt_manager *m, mt_endpoint *ep) {
   mt_pool_options o = mt__pool_options(&m->cfg);
   mt_server *server = server_for(m, ep->server);
   o.seed = mt_rand_next(&m->rand);
-  return server ? mt_pool_new(m->reactor, server, ep, &o, password, m) : NULL;
+  return server
+             ? mt_pool_new(m->reactor, server, ep, &o, mt__manager_password, m)
+             : NULL;
 }
 
 static mt_pool_entry *add(mt_manager *m, const char *key, mt_endpoint *ep,
@@ -87,14 +85,18 @@ int mt__pools_get(mt_manager *m, mt_endpoint *ep, const char *tenant_id,
   return MT_OK;
 }
 
+void mt__manager_closed_one(mt_manager *m) {
+  m->pools_closing--;
+  if (m->disposing && m->pools_closing == 0)
+    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+}
+
 static void on_dedicated_closed(void *data) {
   mt_pool_entry *e = data;
   mt_manager *m = e->manager;
   mt_pool_free(e->pool);
   mt_free(e);
-  m->pools_closing--;
-  if (m->disposing && m->pools_closing == 0)
-    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+  mt__manager_closed_one(m);
   mt__manager_unref(m);
 }
 
@@ -109,11 +111,7 @@ void mt__pools_close_dedicated(mt_pool_entry *e) {
 }
 
 static void on_closed(void *data) {
-  mt_pool_entry *e = data;
-  mt_manager *m = e->manager;
-  m->pools_closing--;
-  if (m->pools_closing == 0)
-    mt_defer_add(m->reactor, &m->disposed_defer, MT_DEFER_DELIVER);
+  mt__manager_closed_one(((mt_pool_entry *)data)->manager);
 }
 
 int mt__pools_close_all(mt_manager *m, double timeout_ms) {

@@ -157,6 +157,10 @@ void mt__pools_close_dedicated(mt_pool_entry *e);
 /* Starts to close all; the manager hears of the last one. Returns how many. */
 int mt__pools_close_all(mt_manager *m, double timeout_ms);
 void mt__pools_free(mt_manager *m);
+/* One of manager->pools_closing has closed: the last one ends a disposal. */
+void mt__manager_closed_one(mt_manager *m);
+/* What the host says at each connect; false: the URL's. */
+bool mt__manager_password(void *manager, char *buf, size_t size);
 
 /* listen.c: starts to close all; they are counted in pools_closing. */
 void mt__listeners_close_all(mt_manager *m);
