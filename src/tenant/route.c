@@ -241,12 +241,10 @@ void mt__route_undo(mt_tenant *t) {
 
 /* A route is the policy's, who made it has to know which part is wrong. */
 mt_error *mt_route_url_error(const char *id, mt_error *err) {
-  mt_error *e = mt_error_new(MT_E_POLICY, "route.url of tenant \"%s\": %s", id,
-                             err->message);
-  if (err->code != MT_E_MISUSE) {
-    mt_error_unref(e);
-    return err;
-  }
+  mt_error *e;
+  if (err->code != MT_E_MISUSE) return err;
+  e = mt_error_new(MT_E_POLICY, "route.url of tenant \"%s\": %s", id,
+                   err->message);
   mt_error_unref(err);
   return e;
 }
