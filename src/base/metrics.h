@@ -51,7 +51,11 @@ void mt_hist_upto(const mt_hist *h, int first, int last, uint64_t *out);
 double mt_hist_quantile_ms(const mt_hist *h, double q);
 
 /* The bounds that are told: 64 us, 128 us, ... 16.8 s. */
-enum { MT_LE_FIRST = 6, MT_LE_LAST = 24, MT_LES = 19 };
+enum {
+  MT_LE_FIRST = 6,
+  MT_LE_LAST = 24,
+  MT_LES = MT_LE_LAST - MT_LE_FIRST + 1
+};
 
 /* Who was last in each of those: an example for who sees the number. */
 enum { MT_EXEMPLAR_LEN = 123 };
