@@ -2,22 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "support/house.h"
-
-static mt_test_pg server;
-static mt_observer eye;
-
-static void start(mt_house *h) {
-  mt_house_start(h, mt_test_reactor(), server.url);
-}
-
-/* Every test ends here. */
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
-}
+#include "support/street.h"
 
 static int calls;
 
@@ -51,7 +36,7 @@ static void results_can_be_read(void **state) {
   mt_house h;
   mt_tenant *t;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   calls = 0;
   t = mt_house_tenant(&h, "a");
   assert_int_equal(
@@ -66,7 +51,7 @@ static void results_can_be_read(void **state) {
   MT_RUN_UNTIL(h.r, calls == 2);
   mt_house_expect(&h, t, "DELETE FROM items WHERE id > 7 RETURNING id", "8");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void parameters_are_copied(void **state) {
@@ -76,7 +61,7 @@ static void parameters_are_copied(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask_with(&a, &h, t,
               "SELECT $1::text || ' ' || ($2::text IS NULL) || ' ' || "
@@ -86,7 +71,7 @@ static void parameters_are_copied(void **state) {
   MT_RUN_UNTIL(h.r, a.done);
   assert_string_equal(a.text, "it's true 43");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void too_few_parameters_are_an_error(void **state) {
@@ -95,7 +80,7 @@ static void too_few_parameters_are_an_error(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask_with(&a, &h, t, "SELECT $1::int + $2::int", 1, params, 0);
   MT_RUN_UNTIL(h.r, a.done);
@@ -106,7 +91,7 @@ static void too_few_parameters_are_an_error(void **state) {
   assert_int_equal(a.code, MT_E_QUERY);
   mt_house_expect(&h, t, "SELECT 1", "1");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void only_plain_statements_are_taken(void **state) {
@@ -126,7 +111,7 @@ static void only_plain_statements_are_taken(void **state) {
   mt_tenant *t;
   size_t i;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   for (i = 0; i < MT_COUNT(sqls); i++) {
     mt_error *err = NULL;
@@ -139,7 +124,7 @@ static void only_plain_statements_are_taken(void **state) {
   }
   assert_int_equal(h.asked, 0);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void several_statements_are_the_servers_error(void **state) {
@@ -147,7 +132,7 @@ static void several_statements_are_the_servers_error(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT 1; SELECT 2");
   MT_RUN_UNTIL(h.r, a.done);
@@ -157,7 +142,7 @@ static void several_statements_are_the_servers_error(void **state) {
   assert_int_equal(a.code, MT_OK);
   assert_int_equal(a.rows, 0);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* The server keeps the time; nobody else could have cancelled it. */
@@ -167,7 +152,7 @@ static void timeout_is_a_timeout(void **state) {
   mt_asked a;
   double before;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_house_expect(&h, t, "SELECT 1", "1");
   before = mt_reactor_now(h.r);
@@ -181,7 +166,7 @@ static void timeout_is_a_timeout(void **state) {
   MT_RUN_UNTIL(h.r, a.done);
   assert_string_equal(a.text, "quick");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void cancelled_by_somebody_else_is_cancelled(void **state) {
@@ -189,17 +174,17 @@ static void cancelled_by_somebody_else_is_cancelled(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT pg_sleep(60)");
-  MT_RUN_UNTIL(h.r, mt_observer_running(&eye, "pg_sleep") == 1);
-  mt_observer_sql(&eye,
+  MT_RUN_UNTIL(h.r, mt_observer_running(&mt_street_eye, "pg_sleep") == 1);
+  mt_observer_sql(&mt_street_eye,
                   "SELECT pg_cancel_backend(pid) FROM pg_stat_activity "
                   "WHERE usename = 'mtenant'");
   MT_RUN_UNTIL(h.r, a.done);
   assert_int_equal(a.code, MT_E_CANCELLED);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void many_tenants_share_few_connections(void **state) {
@@ -211,11 +196,11 @@ static void many_tenants_share_few_connections(void **state) {
   char id[16], schema[24];
   int i, done = 0, open;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   for (i = 0; i < TENANTS; i++) {
     snprintf(id, sizeof id, "many%d", i);
     snprintf(schema, sizeof schema, "t_%s", id);
-    mt_observer_schema(&eye, schema);
+    mt_observer_schema(&mt_street_eye, schema);
     t[i] = mt_house_tenant(&h, id);
   }
   for (i = 0; i < N; i++)
@@ -233,10 +218,10 @@ static void many_tenants_share_few_connections(void **state) {
   assert_in_range(stats.peak, 1, 4);
   assert_int_equal(h.asked, TENANTS);
   for (i = 0; i < TENANTS; i++) {
-    mt_observer_sql(&eye, "DROP SCHEMA t_many%d CASCADE", i);
+    mt_observer_sql(&mt_street_eye, "DROP SCHEMA t_many%d CASCADE", i);
     mt_tenant_unref(t[i]);
   }
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void handle_may_go_before_the_answer(void **state) {
@@ -244,13 +229,13 @@ static void handle_may_go_before_the_answer(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT name FROM items");
   mt_tenant_unref(t);
   MT_RUN_UNTIL(h.r, a.done);
   assert_string_equal(a.text, "t_a");
-  end(&h);
+  mt_street_end(&h);
 }
 
 static mt_asked second;
@@ -266,14 +251,14 @@ static void answers_may_ask_again(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT 'first'");
   a.then = ask_again;
   MT_RUN_UNTIL(h.r, h.finished == 2);
   assert_string_equal(second.text, "second");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void missing_schema_runs_nothing(void **state) {
@@ -281,15 +266,16 @@ static void missing_schema_runs_nothing(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "absent");
   mt_ask(&a, &h, t, "INSERT INTO log VALUES (1)");
   MT_RUN_UNTIL(h.r, a.done);
   assert_int_equal(a.code, MT_E_TENANT_NOT_FOUND);
   assert_false(a.ambiguous);
-  assert_int_equal(mt_observer_number(&eye, "SELECT count(*) FROM log"), 0);
+  assert_int_equal(
+      mt_observer_number(&mt_street_eye, "SELECT count(*) FROM log"), 0);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void unreachable_server_is_an_error(void **state) {
@@ -298,7 +284,7 @@ static void unreachable_server_is_an_error(void **state) {
   mt_asked a;
   char url[300];
   (void)state;
-  snprintf(url, sizeof url, "host=%s/absent user=u", server.dir);
+  snprintf(url, sizeof url, "host=%s/absent user=u", mt_street_server.dir);
   mt_house_start(&h, mt_test_reactor(), url);
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT 1");
@@ -307,24 +293,14 @@ static void unreachable_server_is_an_error(void **state) {
   assert_true(a.retryable);
   assert_int_equal(h.retries, 0); /* a query alone does not retry */
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static int start_server(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  mt_observer_sql(&eye,
+  mt_street_start(state);
+  mt_observer_sql(&mt_street_eye,
                   "CREATE TABLE log(id int); GRANT ALL ON log TO "
                   "public");
-  return 0;
-}
-
-static int stop_server(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
   return 0;
 }
 
@@ -343,5 +319,5 @@ int main(void) {
       cmocka_unit_test(missing_schema_runs_nothing),
       cmocka_unit_test(unreachable_server_is_an_error),
   };
-  return cmocka_run_group_tests(tests, start_server, stop_server);
+  return cmocka_run_group_tests(tests, start_server, mt_street_stop);
 }

@@ -3,24 +3,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "support/house.h"
 #include "support/peer.h"
+#include "support/street.h"
 
-static mt_test_pg server; /* over TCP and a unix socket */
-static mt_observer eye;
 static char nowhere[128]; /* a URL where nothing listens */
 static int reserved;
 
 static void init(mt_house *h, const char *url) {
   mt_house_init(h, mt_test_reactor(), url);
-}
-
-/* Every test ends here. */
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
 }
 
 static int times(const char *events, const char *what) {
@@ -37,7 +27,7 @@ static void connecting_routes_checks_and_pings(void **state) {
   mt_tenant *t;
   mt_caller c;
   (void)state;
-  init(&h, server.url);
+  init(&h, mt_street_server.url);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   assert_int_equal(mt_caller_run(&c, &h, t), MT_OK);
@@ -48,7 +38,7 @@ static void connecting_routes_checks_and_pings(void **state) {
   assert_int_equal(mt_caller_run(&c, &h, t), MT_OK); /* known to be well */
   assert_int_equal(h.retries, 0);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void known_to_be_well_until_a_connection_is_lost(void **state) {
@@ -58,7 +48,7 @@ static void known_to_be_well_until_a_connection_is_lost(void **state) {
   mt_pool_stats before, after;
   int open;
   (void)state;
-  init(&h, server.url);
+  init(&h, mt_street_server.url);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   mt_caller_run(&c, &h, t);
@@ -66,7 +56,7 @@ static void known_to_be_well_until_a_connection_is_lost(void **state) {
   mt_caller_run(&c, &h, t);
   mt_manager_stats(h.m, &after, &open);
   assert_int_equal(after.requests, before.requests); /* no ping */
-  mt_observer_sql(&eye,
+  mt_observer_sql(&mt_street_eye,
                   "SELECT pg_terminate_backend(pid) FROM "
                   "pg_stat_activity WHERE usename = 'mtenant'");
   MT_RUN_UNTIL(h.r, (mt_manager_stats(h.m, &after, &open), open == 0));
@@ -74,7 +64,7 @@ static void known_to_be_well_until_a_connection_is_lost(void **state) {
   mt_manager_stats(h.m, &after, &open);
   assert_int_equal(after.requests, before.requests + 1);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void callers_share_a_flight(void **state) {
@@ -84,7 +74,7 @@ static void callers_share_a_flight(void **state) {
   mt_pool_stats stats;
   int i, open;
   (void)state;
-  init(&h, server.url);
+  init(&h, mt_street_server.url);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   b = mt_house_tenant(&h, "b");
@@ -101,7 +91,7 @@ static void callers_share_a_flight(void **state) {
   assert_int_equal(stats.requests, 2);
   mt_tenant_unref(t);
   mt_tenant_unref(b);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void cancelled_caller_leaves_the_flight(void **state) {
@@ -109,7 +99,7 @@ static void cancelled_caller_leaves_the_flight(void **state) {
   mt_tenant *t;
   mt_caller c[3];
   (void)state;
-  init(&h, server.url);
+  init(&h, mt_street_server.url);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   mt_caller_start(&c[0], &h, t);
@@ -126,7 +116,7 @@ static void cancelled_caller_leaves_the_flight(void **state) {
   MT_RUN_UNTIL(h.r, c[0].done);
   assert_int_equal(c[0].code, MT_E_CANCELLED);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void flight_that_nobody_waits_for_ends(void **state) {
@@ -146,7 +136,7 @@ static void flight_that_nobody_waits_for_ends(void **state) {
   assert_int_equal(c.code, MT_E_CANCELLED);
   assert_false(mt_tenant_busy(t));
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void cancel_other(mt_caller *c) { mt_flight_cancel(c->other->flight); }
@@ -156,7 +146,7 @@ static void caller_may_cancel_the_next_one(void **state) {
   mt_tenant *t;
   mt_caller c[3];
   (void)state;
-  init(&h, server.url);
+  init(&h, mt_street_server.url);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   mt_caller_start(&c[0], &h, t);
@@ -168,7 +158,7 @@ static void caller_may_cancel_the_next_one(void **state) {
   assert_int_equal(c[1].code, MT_E_CANCELLED);
   assert_int_equal(c[2].code, MT_OK);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* ---- retry ------------------------------------------------------------------------ */
@@ -196,7 +186,7 @@ static void retry_gives_up_after_its_attempts(void **state) {
   assert_non_null(strstr(h.events, "pool_evicted a error;"));
   assert_int_equal(mt_manager_count(h.m), 0); /* it never worked */
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void joiners_inherit_the_attempts(void **state) {
@@ -216,7 +206,7 @@ static void joiners_inherit_the_attempts(void **state) {
   assert_int_equal(late.attempts, 3);
   assert_int_equal(h.retries, 2);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void on_retry_steers_the_delay(void **state) {
@@ -235,7 +225,7 @@ static void on_retry_steers_the_delay(void **state) {
   assert_true(h.retry_delay == 60000);
   assert_true(c.total_ms >= 9 && c.total_ms < 5000);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void on_retry_can_stop_it(void **state) {
@@ -252,7 +242,7 @@ static void on_retry_can_stop_it(void **state) {
   assert_int_equal(c.attempts, 1);
   assert_int_equal(h.retries, 1);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void deadline_ends_it(void **state) {
@@ -271,7 +261,7 @@ static void deadline_ends_it(void **state) {
   assert_in_range(c.attempts, 2, 6);
   assert_true(c.total_ms < 2000);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static bool never(mt_manager *m, const mt_error *err, void *data) {
@@ -300,15 +290,15 @@ static void host_decides_what_is_worth_another_try(void **state) {
   assert_int_equal(mt_caller_run(&c, &h, t), MT_E_REFUSED);
   assert_int_equal(c.attempts, 1);
   mt_tenant_unref(t);
-  end(&h);
-  init(&h, server.url);
+  mt_street_end(&h);
+  init(&h, mt_street_server.url);
   h.cbs.is_retryable = always;
   mt_house_open(&h);
   t = mt_house_tenant(&h, "absent");
   assert_int_equal(mt_caller_run(&c, &h, t), MT_E_TENANT_NOT_FOUND);
   assert_int_equal(c.attempts, 3);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void hopeless_failures_are_not_tried_again(void **state) {
@@ -317,40 +307,40 @@ static void hopeless_failures_are_not_tried_again(void **state) {
   mt_caller c;
   char url[600];
   (void)state;
-  init(&h, server.url);
+  init(&h, mt_street_server.url);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "absent");
   assert_int_equal(mt_caller_run(&c, &h, t), MT_E_TENANT_NOT_FOUND);
   assert_int_equal(c.attempts, 1);
   assert_int_equal(h.retries, 0);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
   snprintf(url, sizeof url, "postgresql://mtenant@127.0.0.1:%d/absent",
-           server.port);
+           mt_street_server.port);
   init(&h, url);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   assert_int_equal(mt_caller_run(&c, &h, t), MT_E_QUERY);
   assert_int_equal(c.attempts, 1);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* Down at first, up later: over TCP and over a unix socket. */
 static void server_that_comes_up_is_found(void **state) {
   char unix_url[400];
-  const char *urls[2] = {server.url, unix_url};
+  const char *urls[2] = {mt_street_server.url, unix_url};
   int i;
   (void)state;
   snprintf(unix_url, sizeof unix_url,
-           "host=%s port=%d user=mtenant dbname=mtenant", server.dir,
-           server.port);
+           "host=%s port=%d user=mtenant dbname=mtenant", mt_street_server.dir,
+           mt_street_server.port);
   for (i = 0; i < 2; i++) {
     mt_house h;
     mt_tenant *t;
     mt_caller c;
-    mt_observer_close(&eye);
-    mt_test_pg_stop(&server, "fast");
+    mt_observer_close(&mt_street_eye);
+    mt_test_pg_stop(&mt_street_server, "fast");
     init(&h, urls[i]);
     h.config.retry.max_attempts = 200;
     h.config.retry.max_delay_ms = 25;
@@ -358,15 +348,15 @@ static void server_that_comes_up_is_found(void **state) {
     t = mt_house_tenant(&h, "a");
     mt_caller_start(&c, &h, t);
     MT_RUN_UNTIL(h.r, h.retries >= 3);
-    mt_test_pg_start_later(&server, 20);
+    mt_test_pg_start_later(&mt_street_server, 20);
     MT_RUN_UNTIL(h.r, c.done);
     assert_int_equal(c.code, MT_OK);
     assert_int_equal(c.attempts, h.retries + 1);
     assert_int_equal(times(h.events, "connection_success a;"), 1);
-    mt_observer_reopen(&eye, &server);
+    mt_observer_reopen(&mt_street_eye, &mt_street_server);
     mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
     mt_tenant_unref(t);
-    end(&h);
+    mt_street_end(&h);
   }
 }
 
@@ -392,7 +382,7 @@ static void disposing_within_an_event(void **state) {
   MT_RUN_UNTIL(h.r, c.done);
   assert_int_equal(c.code, MT_E_DISPOSED);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void disposing_when_it_gives_up(void **state) {
@@ -410,27 +400,20 @@ static void disposing_when_it_gives_up(void **state) {
   MT_RUN_UNTIL(h.r, c.done);
   assert_int_equal(c.code, MT_E_DISPOSED);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static int start_server(void **state) {
   int port;
-  (void)state;
-  mt_test_pg_start(&server, true, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  mt_observer_schema(&eye, "t_b");
+  mt_street_start_tcp(state);
   reserved = mt_peer_reserve_port(&port);
   snprintf(nowhere, sizeof nowhere, "postgresql://u@127.0.0.1:%d/d", port);
   return 0;
 }
 
 static int stop_server(void **state) {
-  (void)state;
   close(reserved);
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
+  return mt_street_stop(state);
 }
 
 int main(void) {

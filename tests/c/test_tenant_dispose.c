@@ -4,33 +4,18 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "support/house.h"
 #include "support/peer.h"
-
-static mt_test_pg server;
-static mt_observer eye;
-
-static void start(mt_house *h) {
-  mt_house_start(h, mt_test_reactor(), server.url);
-}
-
-/* Every test ends here. */
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
-}
+#include "support/street.h"
 
 static void count(void *data) { (*(int *)data)++; }
 
 static void never_used(void **state) {
   mt_house h;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   mt_house_dispose(&h);
-  end(&h);
-  start(&h);
+  mt_street_end(&h);
+  mt_street_begin(&h);
   mt_manager_free(h.m); /* before any use: dispose is not needed */
   mt_test_reactor_end(h.r);
 }
@@ -39,31 +24,31 @@ static void entries_without_routes(void **state) {
   mt_house h;
   mt_tenant *t;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_tenant_unref(mt_house_tenant(&h, "b"));
   mt_house_dispose(&h);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void idle_connections(void **state) {
   mt_house h;
   mt_tenant *t;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   mt_house_dispose(&h);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void everybody_is_told_once(void **state) {
   mt_house h;
   int first = 0, second = 0, late = 0;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   mt_tenant_unref(mt_house_tenant(&h, "a"));
   mt_manager_dispose(h.m, 0, count, &first);
   mt_manager_dispose(h.m, 0, count, &second);
@@ -77,7 +62,7 @@ static void everybody_is_told_once(void **state) {
   assert_int_equal(first, 1);
   assert_int_equal(second, 1);
   assert_int_equal(late, 1);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void nothing_starts_afterwards(void **state) {
@@ -86,7 +71,7 @@ static void nothing_starts_afterwards(void **state) {
   mt_error *err = NULL;
   mt_flight *flight = NULL;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_manager_dispose(h.m, 0, NULL, NULL);
   assert_int_equal(mt_manager_tenant(h.m, "a", &other, &err), MT_E_DISPOSED);
@@ -98,7 +83,7 @@ static void nothing_starts_afterwards(void **state) {
                    MT_E_DISPOSED);
   mt_error_unref(err);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void expect_disposed(const mt_asked *a) {
@@ -113,7 +98,7 @@ static void while_the_route_is_asked_for(void **state) {
   mt_caller c;
   mt_asked a[2];
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.later = true;
   t = mt_house_tenant(&h, "a");
   mt_ask(&a[0], &h, t, "SELECT 1");
@@ -126,7 +111,7 @@ static void while_the_route_is_asked_for(void **state) {
   expect_disposed(&a[1]);
   assert_int_equal(c.code, MT_E_DISPOSED);
   mt_house_answer(&h, 0); /* the host comes late */
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void right_after_the_route_came(void **state) {
@@ -134,13 +119,13 @@ static void right_after_the_route_came(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT 1"); /* answered inside, delivered later */
   mt_house_dispose(&h);
   expect_disposed(&a);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void while_it_connects(void **state) {
@@ -164,7 +149,7 @@ static void while_it_connects(void **state) {
   assert_int_equal(c.code, MT_E_DISPOSED);
   mt_tenant_unref(t);
   mt_peer_close(&peer);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void while_it_waits_for_the_next_try(void **state) {
@@ -186,7 +171,7 @@ static void while_it_waits_for_the_next_try(void **state) {
   assert_int_equal(c.done, 1);
   mt_tenant_unref(t);
   close(fd);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void while_statements_run(void **state) {
@@ -196,18 +181,18 @@ static void while_statements_run(void **state) {
   double before;
   int i;
   (void)state;
-  mt_house_init(&h, mt_test_reactor(), server.url);
+  mt_street_prepare(&h);
   h.config.max_connections = 1; /* the others wait, however long one looks */
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   for (i = 0; i < 4; i++) mt_ask(&a[i], &h, t, "SELECT pg_sleep(60)");
-  MT_RUN_UNTIL(h.r, mt_observer_running(&eye, "pg_sleep") == 1);
+  MT_RUN_UNTIL(h.r, mt_observer_running(&mt_street_eye, "pg_sleep") == 1);
   mt_tenant_unref(t);
   before = mt_reactor_now(h.r);
   mt_house_dispose(&h);
   assert_true(mt_reactor_now(h.r) - before < 3000);
   for (i = 0; i < 4; i++) expect_disposed(&a[i]);
-  end(&h);
+  mt_street_end(&h);
 }
 
 typedef struct holder {
@@ -228,7 +213,7 @@ static void while_leases_are_held(void **state) {
   mt_acquire *acquire = NULL;
   holder held = {0}, waiting = {0};
   (void)state;
-  mt_house_init(&h, mt_test_reactor(), server.url);
+  mt_street_prepare(&h);
   h.config.max_connections = 1;
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
@@ -242,7 +227,7 @@ static void while_leases_are_held(void **state) {
   assert_int_equal(held.failed, 0);
   mt_lease_release(held.lease);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void dispose_again(mt_asked *a) {
@@ -255,7 +240,7 @@ static void from_within_an_answer(void **state) {
   mt_asked a[3];
   int i;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   for (i = 0; i < 3; i++) mt_ask(&a[i], &h, t, "SELECT 1");
   a[0].then = dispose_again;
@@ -264,7 +249,7 @@ static void from_within_an_answer(void **state) {
   for (i = 1; i < 3; i++)
     assert_true(a[i].code == MT_OK || a[i].code == MT_E_DISPOSED);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void disposing_caller(mt_caller *c) {
@@ -276,7 +261,7 @@ static void from_within_a_connect(void **state) {
   mt_tenant *t;
   mt_caller c[3];
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_caller_start(&c[0], &h, t);
   mt_caller_start(&c[1], &h, t);
@@ -285,7 +270,7 @@ static void from_within_a_connect(void **state) {
   MT_RUN_UNTIL(h.r, c[0].done && c[1].done && c[2].done);
   assert_int_equal(c[0].code, MT_OK);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* From the first step of a connect to the last answer, with two databases. */
@@ -298,7 +283,7 @@ static void at_every_step(void **state) {
     mt_asked asked[3];
     mt_caller c;
     int i;
-    mt_house_init(&h, mt_test_reactor(), server.url);
+    mt_street_prepare(&h);
     h.config.dedicated = turns % 2;
     mt_house_open(&h);
     a = mt_house_tenant(&h, "a");
@@ -321,7 +306,7 @@ static void at_every_step(void **state) {
     if (turns % 3) mt_tenant_unref(a);
     mt_tenant_unref(b);
     mt_tenant_unref(s);
-    end(&h);
+    mt_street_end(&h);
   }
 }
 
@@ -330,11 +315,11 @@ static void handles_outlive_their_manager(void **state) {
   mt_tenant *t;
   mt_error *err = NULL;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   mt_house_dispose(&h);
-  MT_RUN_UNTIL(h.r, mt_observer_backends(&eye) == 0);
+  MT_RUN_UNTIL(h.r, mt_observer_backends(&mt_street_eye) == 0);
   mt_manager_free(h.m);
   mt_test_run_for(h.r, 5);
   assert_int_equal(mt_tenant_query(t, "SELECT 1", 0, NULL, 0, NULL, NULL, &err),
@@ -343,22 +328,6 @@ static void handles_outlive_their_manager(void **state) {
   mt_tenant_unref(t);
   mt_test_run_for(h.r, 1);
   mt_test_reactor_end(h.r);
-}
-
-static int start_server(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  mt_observer_schema(&eye, "t_b");
-  return 0;
-}
-
-static int stop_server(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
 }
 
 int main(void) {
@@ -379,5 +348,5 @@ int main(void) {
       cmocka_unit_test(at_every_step),
       cmocka_unit_test(handles_outlive_their_manager),
   };
-  return cmocka_run_group_tests(tests, start_server, stop_server);
+  return cmocka_run_group_tests(tests, mt_street_start, mt_street_stop);
 }

@@ -6,10 +6,7 @@
 
 #include "base/alloc.h"
 #include "base/err.h"
-#include "support/house.h"
-
-static mt_test_pg server;
-static mt_observer eye;
+#include "support/street.h"
 
 /* ---- the counting allocator (linked with --wrap=mt_realloc) ---------------- */
 
@@ -46,7 +43,7 @@ static void resolve(mt_manager *m, const char *id, uint64_t token, void *data) {
 }
 
 static void start(mt_house *h) {
-  mt_house_init(h, mt_test_reactor(), server.url);
+  mt_street_prepare(h);
   h->cbs.resolve = resolve;
   mt_house_open(h);
   next.tag = 1;
@@ -54,14 +51,6 @@ static void start(mt_house *h) {
   next.fresh_ms = HUGE_VAL;
   next.stale_ms = 0;
   next.asked = 0;
-}
-
-/* Every test ends here. */
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
 }
 
 /* As the binding does: the live entry first. */
@@ -97,7 +86,7 @@ static void stale_is_told_once(void **state) {
   expect(&h, t, "t_a");
   assert_string_equal(h.events, "pool_created a;route_stale a;route_stale a;");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void another_tag_is_another_route(void **state) {
@@ -118,7 +107,7 @@ static void another_tag_is_another_route(void **state) {
   assert_string_equal(
       h.events, "pool_created a;pool_evicted a route_changed;pool_created a;");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void outdated_and_the_same(void **state) {
@@ -142,7 +131,7 @@ static void outdated_and_the_same(void **state) {
   assert_int_equal(now->verified, verified);
   assert_string_equal(h.events, "pool_created a;"); /* nobody hears of it */
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void outdated_and_gone(void **state) {
@@ -160,7 +149,7 @@ static void outdated_and_gone(void **state) {
   assert_int_equal(a.code, MT_E_TENANT_NOT_FOUND);
   assert_string_equal(h.events, "pool_created a;pool_evicted a error;");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void what_is_under_way_drains(void **state) {
@@ -180,7 +169,7 @@ static void what_is_under_way_drains(void **state) {
   MT_RUN_UNTIL(h.r, slow.done);
   assert_string_equal(slow.text, "t_a");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void the_shared_handle_is_never_outdated(void **state) {
@@ -194,7 +183,7 @@ static void the_shared_handle_is_never_outdated(void **state) {
   assert_ptr_equal(live(t), t);
   mt_house_expect(&h, live(t), "SELECT 1", "1");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void dedicated_pool_goes_on(void **state) {
@@ -202,7 +191,7 @@ static void dedicated_pool_goes_on(void **state) {
   mt_tenant *t;
   mt_pool *pool;
   (void)state;
-  mt_house_init(&h, mt_test_reactor(), server.url);
+  mt_street_prepare(&h);
   h.cbs.resolve = resolve;
   h.config.dedicated = true;
   mt_house_open(&h);
@@ -220,7 +209,7 @@ static void dedicated_pool_goes_on(void **state) {
   mt_test_run_for(h.r, 40);
   assert_int_equal(live(t)->state, MT_TENANT_NEW);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* The path of every statement: no allocation, and a few compares. */
@@ -249,23 +238,7 @@ static void warm_look_allocates_nothing(void **state) {
   print_message("a warm look takes %.1f ns, %.1f of them for the clock\n",
                 took * 1e6 / TIMES, (mt_reactor_now(h.r) - from) * 1e6 / TIMES);
   mt_tenant_unref(t);
-  end(&h);
-}
-
-static int setup(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  mt_observer_schema(&eye, "t_b");
-  return 0;
-}
-
-static int teardown(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
+  mt_street_end(&h);
 }
 
 int main(void) {
@@ -279,5 +252,5 @@ int main(void) {
       cmocka_unit_test(dedicated_pool_goes_on),
       cmocka_unit_test(warm_look_allocates_nothing),
   };
-  return cmocka_run_group_tests(tests, setup, teardown);
+  return cmocka_run_group_tests(tests, mt_street_start, mt_street_stop);
 }

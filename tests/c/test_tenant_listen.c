@@ -3,10 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "support/house.h"
-
-static mt_test_pg server;
-static mt_observer eye;
+#include "support/street.h"
 
 typedef struct ear {
   mt_listener *l;
@@ -62,34 +59,23 @@ static void open_up(ear *e, mt_house *h) {
   MT_RUN_UNTIL(h->r, e->answered);
 }
 
-static void start(mt_house *h) {
-  mt_house_start(h, mt_test_reactor(), server.url);
-}
-
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
-}
-
 static void it_hears_in_order(void **state) {
   mt_house h;
   ear e;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   open_up(&e, &h);
-  mt_observer_sql(&eye, "NOTIFY news, 'one'; NOTIFY other, 'no'");
-  mt_observer_sql(&eye, "NOTIFY news");
+  mt_observer_sql(&mt_street_eye, "NOTIFY news, 'one'; NOTIFY other, 'no'");
+  mt_observer_sql(&mt_street_eye, "NOTIFY news");
   MT_RUN_UNTIL(h.r, strstr(e.heard, "news=;"));
   assert_true(mt_listener_send(e.l, "SELECT 1/0"));
   assert_true(mt_listener_send(e.l, "UNLISTEN news"));
   MT_RUN_UNTIL(h.r, e.answered == 3);
-  mt_observer_sql(&eye, "NOTIFY news, 'too late'");
+  mt_observer_sql(&mt_street_eye, "NOTIFY news, 'too late'");
   mt_test_run_for(h.r, 50);
   assert_string_equal(e.heard, "open;ok;news=one;news=;22012;ok;");
   mt_listener_free(e.l);
-  end(&h);
+  mt_street_end(&h);
   assert_int_equal(e.closed, 0); /* its owner had let go */
 }
 
@@ -98,12 +84,12 @@ static void it_may_be_opened_again(void **state) {
   mt_error *err = NULL;
   ear e;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   open_up(&e, &h);
   assert_int_equal(mt_listener_open(e.l, &err), MT_E_MISUSE);
   mt_error_unref(err);
   err = NULL;
-  mt_observer_sql(&eye,
+  mt_observer_sql(&mt_street_eye,
                   "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                   "WHERE query = 'LISTEN news'");
   MT_RUN_UNTIL(h.r, e.closed);
@@ -116,7 +102,7 @@ static void it_may_be_opened_again(void **state) {
   MT_RUN_UNTIL(h.r, e.closed == 2);
   assert_int_equal(e.answered, 2); /* the LISTEN was told of its end */
   mt_listener_free(e.l);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void a_tenant_without_a_route_has_no_place(void **state) {
@@ -125,7 +111,7 @@ static void a_tenant_without_a_route_has_no_place(void **state) {
   mt_error *err = NULL;
   mt_listener *l = NULL;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   assert_null(mt_tenant_place(t));
   assert_int_equal(mt_listener_new(t, &callbacks, NULL, &l, &err),
@@ -134,7 +120,7 @@ static void a_tenant_without_a_route_has_no_place(void **state) {
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   assert_non_null(mt_tenant_place(t));
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* Its connection is closed before the manager says that all are. */
@@ -145,7 +131,7 @@ static void it_ends_with_its_manager(void **state) {
   int turns;
   (void)state;
   for (turns = 0; turns < 60; turns++) {
-    start(&h);
+    mt_street_begin(&h);
     begin(&e, &h);
     mt_test_run_for(h.r, turns / 4.0);
     mt_house_dispose(&h);
@@ -155,7 +141,7 @@ static void it_ends_with_its_manager(void **state) {
     mt_error_unref(err);
     err = NULL;
     mt_listener_free(e.l);
-    end(&h);
+    mt_street_end(&h);
   }
 }
 
@@ -163,7 +149,7 @@ static void it_outlives_the_manager_of_its_maker(void **state) {
   mt_house h;
   ear e;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   open_up(&e, &h);
   mt_house_dispose(&h);
   mt_manager_free(h.m);
@@ -179,32 +165,16 @@ static void connections_beyond_it_are_not_its_business(void **state) {
   ear e;
   mt_tenant *t;
   (void)state;
-  mt_house_init(&h, mt_test_reactor(), server.url);
+  mt_street_prepare(&h);
   h.config.max_connections = 1;
   mt_house_open(&h);
   open_up(&e, &h);
   t = mt_house_tenant(&h, "b");
   mt_house_expect(&h, t, "SELECT name FROM items", "t_b");
   mt_tenant_unref(t);
-  assert_int_equal(mt_observer_backends(&eye), 2);
+  assert_int_equal(mt_observer_backends(&mt_street_eye), 2);
   mt_listener_free(e.l);
-  end(&h);
-}
-
-static int start_server(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  mt_observer_schema(&eye, "t_b");
-  return 0;
-}
-
-static int stop_server(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
+  mt_street_end(&h);
 }
 
 int main(void) {
@@ -216,5 +186,5 @@ int main(void) {
       cmocka_unit_test(it_outlives_the_manager_of_its_maker),
       cmocka_unit_test(connections_beyond_it_are_not_its_business),
   };
-  return cmocka_run_group_tests(tests, start_server, stop_server);
+  return cmocka_run_group_tests(tests, mt_street_start, mt_street_stop);
 }

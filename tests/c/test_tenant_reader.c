@@ -3,10 +3,7 @@
 #include <string.h>
 
 #include "base/err.h"
-#include "support/house.h"
-
-static mt_test_pg server;
-static mt_observer eye;
+#include "support/street.h"
 
 static const char *const pairs[] = {"work_mem", "5MB", "app.x", "y", NULL};
 static mt_route_options options;
@@ -21,17 +18,10 @@ static void resolve(mt_manager *m, const char *id, uint64_t token, void *data) {
 }
 
 static void start(mt_house *h) {
-  mt_house_init(h, mt_test_reactor(), server.url);
+  mt_street_prepare(h);
   options = (mt_route_options){.size = sizeof options, .settings = pairs};
   h->cbs.resolve = resolve;
   mt_house_open(h);
-}
-
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
 }
 
 static mt_tenant *reader_of(mt_tenant *t) {
@@ -61,7 +51,7 @@ static void settings_come_with_the_route(void **state) {
     mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   }
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void wrong_options_are_refused(void **state) {
@@ -88,12 +78,12 @@ static void wrong_options_are_refused(void **state) {
     assert_non_null(strstr(a.message, field[i]));
     assert_null(mt_tenant_schema(t));
   }
-  assert_int_equal(mt_observer_backends(&eye), 0);     /* before any I/O */
+  assert_int_equal(mt_observer_backends(&mt_street_eye), 0); /* no I/O yet */
   options.size = offsetof(mt_route_options, pool_max); /* an older host's */
   options.settings = NULL;
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void the_server_refuses_a_setting(void **state) {
@@ -120,7 +110,7 @@ static void the_server_refuses_a_setting(void **state) {
   assert_true(mt_manager_evict(h.m, "a", "manual"));
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void a_reader_reads_and_does_not_write(void **state) {
@@ -140,7 +130,7 @@ static void a_reader_reads_and_does_not_write(void **state) {
   assert_string_equal(h.events, "pool_created a;");
   mt_tenant_unref(r);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void a_reader_goes_with_its_tenant(void **state) {
@@ -188,7 +178,7 @@ static void a_reader_goes_with_its_tenant(void **state) {
   mt_error_unref(err);
   mt_tenant_unref(r);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void what_it_may_have_written_is_not_forgotten(void **state) {
@@ -221,7 +211,7 @@ static void what_it_may_have_written_is_not_forgotten(void **state) {
   mt_test_run_for(h.r, 5);
   assert_true(mt_tenant_written(now) > written);
   mt_tenant_unref(now);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void limits_are_the_tenants_own(void **state) {
@@ -242,22 +232,7 @@ static void limits_are_the_tenants_own(void **state) {
   mt_error_unref(err);
   MT_RUN_UNTIL(h.r, a[0].done && a[1].done && a[2].done);
   mt_tenant_unref(t);
-  end(&h);
-}
-
-static int set_up(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  return 0;
-}
-
-static int tear_down(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
+  mt_street_end(&h);
 }
 
 int main(void) {
@@ -270,5 +245,5 @@ int main(void) {
       cmocka_unit_test(what_it_may_have_written_is_not_forgotten),
       cmocka_unit_test(limits_are_the_tenants_own),
   };
-  return cmocka_run_group_tests(tests, set_up, tear_down);
+  return cmocka_run_group_tests(tests, mt_street_start, mt_street_stop);
 }

@@ -3,22 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "support/house.h"
-
-static mt_test_pg server;
-static mt_observer eye;
-
-static void init(mt_house *h) {
-  mt_house_init(h, mt_test_reactor(), server.url);
-}
-
-/* Every test ends here. */
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
-}
+#include "support/street.h"
 
 /* Makes an entry (and uses it: it gets a route), keeps no handle. */
 static void use(mt_house *h, const char *id) {
@@ -42,7 +27,7 @@ static void id_has_one_entry(void **state) {
   mt_house h;
   mt_tenant *a, *same;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   mt_house_open(&h);
   a = mt_house_tenant(&h, "a");
   same = mt_house_tenant(&h, "a");
@@ -53,13 +38,13 @@ static void id_has_one_entry(void **state) {
   mt_tenant_unref(a);
   mt_tenant_unref(same);
   assert_int_equal(mt_manager_count(h.m), 1); /* the registry keeps it */
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void least_recently_used_entry_goes_first(void **state) {
   mt_house h;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.max_pools = 3;
   h.config.verify_schema = false;
   mt_house_open(&h);
@@ -72,7 +57,7 @@ static void least_recently_used_entry_goes_first(void **state) {
   use(&h, "d");
   assert_string_equal(ids(&h), "c a d ");
   assert_non_null(strstr(h.events, "pool_evicted b lru_eviction;"));
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void entry_in_use_is_not_evicted(void **state) {
@@ -80,13 +65,13 @@ static void entry_in_use_is_not_evicted(void **state) {
   mt_tenant *t;
   mt_asked slow;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.max_pools = 2;
   h.config.verify_schema = false;
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask(&slow, &h, t, "SELECT pg_sleep(0.2)");
-  MT_RUN_UNTIL(h.r, mt_observer_running(&eye, "pg_sleep") == 1);
+  MT_RUN_UNTIL(h.r, mt_observer_running(&mt_street_eye, "pg_sleep") == 1);
   mt_test_run_for(h.r, 30);
   use(&h, "b");
   use(&h, "c");
@@ -96,7 +81,7 @@ static void entry_in_use_is_not_evicted(void **state) {
   use(&h, "d");
   assert_string_equal(ids(&h), "c d ");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void all_in_use_grows_beyond_the_limit(void **state) {
@@ -105,7 +90,7 @@ static void all_in_use_grows_beyond_the_limit(void **state) {
   mt_asked a[3];
   int i;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.max_pools = 1;
   h.config.verify_schema = false;
   h.later = true;
@@ -122,7 +107,7 @@ static void all_in_use_grows_beyond_the_limit(void **state) {
     assert_int_equal(a[i].code, MT_OK);
     mt_tenant_unref(t[i]);
   }
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void idle_entries_expire(void **state) {
@@ -130,7 +115,7 @@ static void idle_entries_expire(void **state) {
   mt_tenant *t;
   mt_asked slow;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.pool_ttl_ms = 80;
   h.config.verify_schema = false;
   mt_house_open(&h);
@@ -144,26 +129,26 @@ static void idle_entries_expire(void **state) {
   assert_int_equal(slow.code, MT_OK);
   MT_RUN_UNTIL(h.r, mt_manager_count(h.m) == 0);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void without_ttl_nothing_expires(void **state) {
   mt_house h;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.pool_ttl_ms = 0;
   mt_house_open(&h);
   mt_tenant_unref(mt_house_tenant(&h, "a"));
   assert_int_equal(mt_reactor_live(h.r), 0);
   mt_test_run_for(h.r, 30);
   assert_int_equal(mt_manager_count(h.m), 1);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void evicting_by_hand(void **state) {
   mt_house h;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   mt_house_open(&h);
   use(&h, "a");
   assert_false(mt_manager_evict(h.m, "b", "manual"));
@@ -171,7 +156,7 @@ static void evicting_by_hand(void **state) {
   assert_false(mt_manager_evict(h.m, "a", "manual"));
   assert_string_equal(h.events, "pool_created a;pool_evicted a manual;");
   assert_int_equal(mt_manager_count(h.m), 0);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void stale_handle_finds_the_new_entry(void **state) {
@@ -179,7 +164,7 @@ static void stale_handle_finds_the_new_entry(void **state) {
   mt_tenant *old, *now;
   mt_caller c;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   mt_house_open(&h);
   old = mt_house_tenant(&h, "a");
   mt_house_expect(&h, old, "SELECT name FROM items", "t_a");
@@ -192,7 +177,7 @@ static void stale_handle_finds_the_new_entry(void **state) {
   assert_int_equal(mt_manager_count(h.m), 1);
   mt_tenant_unref(old);
   mt_tenant_unref(now);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void work_of_an_evicted_entry_is_finished(void **state) {
@@ -201,16 +186,16 @@ static void work_of_an_evicted_entry_is_finished(void **state) {
   mt_asked a[3];
   int i;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   mt_house_open(&h);
   t = mt_house_tenant(&h, "a");
   for (i = 0; i < 3; i++) mt_ask(&a[i], &h, t, "SELECT pg_sleep(0.02)");
-  MT_RUN_UNTIL(h.r, mt_observer_running(&eye, "pg_sleep") == 1);
+  MT_RUN_UNTIL(h.r, mt_observer_running(&mt_street_eye, "pg_sleep") == 1);
   mt_manager_evict(h.m, "a", "manual");
   mt_tenant_unref(t);
   MT_RUN_UNTIL(h.r, a[0].done && a[1].done && a[2].done);
   for (i = 0; i < 3; i++) assert_int_equal(a[i].code, MT_OK);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* Its last statement may end in the queue: nothing of it may be left. */
@@ -219,7 +204,7 @@ static void evicted_entry_that_times_out_is_freed(void **state) {
   mt_tenant *a, *b;
   mt_asked slow, waiting;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.max_connections = 1;
   h.config.acquire_timeout_ms = 80;
   h.config.verify_schema = false;
@@ -227,7 +212,7 @@ static void evicted_entry_that_times_out_is_freed(void **state) {
   a = mt_house_tenant(&h, "a");
   b = mt_house_tenant(&h, "b");
   mt_ask(&slow, &h, a, "SELECT pg_sleep(0.4)");
-  MT_RUN_UNTIL(h.r, mt_observer_running(&eye, "pg_sleep") == 1);
+  MT_RUN_UNTIL(h.r, mt_observer_running(&mt_street_eye, "pg_sleep") == 1);
   mt_test_run_for(h.r, 30);
   mt_ask(&waiting, &h, b, "SELECT 1");
   mt_tenant_unref(b);
@@ -236,7 +221,7 @@ static void evicted_entry_that_times_out_is_freed(void **state) {
   assert_int_equal(waiting.code, MT_E_POOL_EXHAUSTED);
   MT_RUN_UNTIL(h.r, slow.done);
   mt_tenant_unref(a);
-  end(&h); /* the leak checker has the last word */
+  mt_street_end(&h); /* the leak checker has the last word */
 }
 
 static void dedicated_pools_are_closed_with_their_entry(void **state) {
@@ -244,7 +229,7 @@ static void dedicated_pools_are_closed_with_their_entry(void **state) {
   mt_pool_stats stats;
   int open;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.dedicated = true;
   mt_house_open(&h);
   use(&h, "a");
@@ -252,10 +237,10 @@ static void dedicated_pools_are_closed_with_their_entry(void **state) {
   mt_manager_stats(h.m, &stats, &open);
   assert_int_equal(open, 2); /* nothing is shared */
   mt_manager_evict(h.m, "a", "manual");
-  MT_RUN_UNTIL(h.r, mt_observer_backends(&eye) == 1);
+  MT_RUN_UNTIL(h.r, mt_observer_backends(&mt_street_eye) == 1);
   use(&h, "b");
   mt_manager_evict(h.m, "b", "manual");
-  end(&h); /* in the middle of the close */
+  mt_street_end(&h); /* in the middle of the close */
 }
 
 static void shared_pools_stay(void **state) {
@@ -263,7 +248,7 @@ static void shared_pools_stay(void **state) {
   mt_pool_stats stats;
   int open;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   mt_house_open(&h);
   use(&h, "a");
   use(&h, "b");
@@ -272,7 +257,7 @@ static void shared_pools_stay(void **state) {
   mt_manager_stats(h.m, &stats, &open);
   assert_int_equal(open, 1);
   assert_int_equal(stats.requests, 2);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* ---- hosts that act within events ------------------------------------------------- */
@@ -288,7 +273,7 @@ static void disposing_within_an_eviction(void **state) {
   mt_tenant *t = NULL;
   mt_error *err = NULL;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.max_pools = 2;
   h.config.verify_schema = false;
   mt_house_open(&h);
@@ -299,7 +284,7 @@ static void disposing_within_an_eviction(void **state) {
   assert_null(t);
   mt_error_unref(err);
   assert_int_equal(mt_manager_count(h.m), 0);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void evict_all_others(mt_house *h, const mt_event *ev) {
@@ -312,7 +297,7 @@ static void evict_all_others(mt_house *h, const mt_event *ev) {
 static void evicting_within_an_eviction(void **state) {
   mt_house h;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.max_pools = 3;
   h.config.verify_schema = false;
   mt_house_open(&h);
@@ -322,13 +307,13 @@ static void evicting_within_an_eviction(void **state) {
   h.on_event = evict_all_others;
   use(&h, "d");
   assert_string_equal(ids(&h), "d ");
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void disposing_within_a_sweep(void **state) {
   mt_house h;
   (void)state;
-  init(&h);
+  mt_street_prepare(&h);
   h.config.pool_ttl_ms = 40;
   h.config.verify_schema = false;
   mt_house_open(&h);
@@ -338,23 +323,7 @@ static void disposing_within_a_sweep(void **state) {
   h.on_event = dispose_now;
   MT_RUN_UNTIL(h.r, mt_manager_disposed(h.m));
   assert_int_equal(mt_manager_count(h.m), 0);
-  end(&h);
-}
-
-static int start_server(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  mt_observer_schema(&eye, "t_b");
-  return 0;
-}
-
-static int stop_server(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
+  mt_street_end(&h);
 }
 
 int main(void) {
@@ -375,5 +344,5 @@ int main(void) {
       cmocka_unit_test(evicting_within_an_eviction),
       cmocka_unit_test(disposing_within_a_sweep),
   };
-  return cmocka_run_group_tests(tests, start_server, stop_server);
+  return cmocka_run_group_tests(tests, mt_street_start, mt_street_stop);
 }

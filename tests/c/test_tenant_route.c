@@ -6,28 +6,13 @@
 #include "base/alloc.h"
 #include "base/err.h"
 #include "pg/quote.h"
-#include "support/house.h"
-
-static mt_test_pg server;
-static mt_observer eye;
-
-static void start(mt_house *h) {
-  mt_house_start(h, mt_test_reactor(), server.url);
-}
-
-/* Every test ends here. */
-static void end(mt_house *h) {
-  mt_reactor *r = h->r;
-  if (!h->disposed) mt_house_dispose(h);
-  MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
-  mt_house_end(h);
-}
+#include "support/street.h"
 
 static void answer_at_once(void **state) {
   mt_house h;
   mt_tenant *t;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   assert_int_equal(h.asked, 0); /* not before it is used */
   assert_null(mt_tenant_schema(t));
@@ -37,7 +22,7 @@ static void answer_at_once(void **state) {
   assert_int_equal(h.asked, 1);
   assert_string_equal(h.events, "pool_created a;");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void answer_later(void **state) {
@@ -47,7 +32,7 @@ static void answer_later(void **state) {
   mt_caller c;
   int i;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.later = true;
   t = mt_house_tenant(&h, "a");
   for (i = 0; i < 3; i++) mt_ask(&a[i], &h, t, "SELECT name FROM items");
@@ -60,7 +45,7 @@ static void answer_later(void **state) {
   for (i = 0; i < 3; i++) assert_string_equal(a[i].text, "t_a");
   assert_int_equal(c.code, MT_OK);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void no_route(mt_house *h, const char *id, mt_route *route) {
@@ -75,7 +60,7 @@ static void tenant_without_a_route(void **state) {
   mt_asked a;
   mt_caller c;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.route = no_route;
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT 1");
@@ -88,7 +73,7 @@ static void tenant_without_a_route(void **state) {
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   assert_int_equal(h.asked, 3);
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void error_of_the_host_is_passed_on(void **state) {
@@ -96,7 +81,7 @@ static void error_of_the_host_is_passed_on(void **state) {
   mt_tenant *t;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.refusal = mt_error_new(MT_E_POLICY, "the policy says no");
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT 1");
@@ -104,7 +89,7 @@ static void error_of_the_host_is_passed_on(void **state) {
   assert_int_equal(a.code, MT_E_POLICY);
   assert_string_equal(a.message, "the policy says no");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static mt_route given; /* what route_given answers */
@@ -140,7 +125,7 @@ static void hostile_routes_are_refused(void **state) {
   mt_tenant *t;
   size_t i;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.route = route_given;
   t = mt_house_tenant(&h, "a");
   for (i = 0; i < MT_COUNT(cases); i++) {
@@ -155,7 +140,7 @@ static void hostile_routes_are_refused(void **state) {
   given = (mt_route){.schema = "t_a"};
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void odd_names_are_just_names(void **state) {
@@ -167,18 +152,18 @@ static void odd_names_are_just_names(void **state) {
     mt_house h;
     mt_tenant *t;
     char *quoted = mt_quote_ident(schemas[i], strlen(schemas[i]));
-    mt_observer_schema(&eye, "t_odd");
-    mt_observer_sql(&eye, "ALTER SCHEMA t_odd RENAME TO %s", quoted);
-    start(&h);
+    mt_observer_schema(&mt_street_eye, "t_odd");
+    mt_observer_sql(&mt_street_eye, "ALTER SCHEMA t_odd RENAME TO %s", quoted);
+    mt_street_begin(&h);
     h.route = route_given;
     given = (mt_route){.schema = schemas[i]};
     t = mt_house_tenant(&h, "a");
     mt_house_expect(&h, t, "SELECT current_schema()", schemas[i]);
     mt_house_expect(&h, t, "SELECT name FROM items", "t_odd");
-    mt_observer_sql(&eye, "DROP SCHEMA %s CASCADE", quoted);
+    mt_observer_sql(&mt_street_eye, "DROP SCHEMA %s CASCADE", quoted);
     mt_free(quoted);
     mt_tenant_unref(t);
-    end(&h);
+    mt_street_end(&h);
   }
 }
 
@@ -186,30 +171,30 @@ static void role_of_the_route_is_taken(void **state) {
   mt_house h;
   mt_tenant *t;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.route = route_given;
   given = (mt_route){.schema = "t_a", .role = "t_reader"};
   t = mt_house_tenant(&h, "a");
   mt_house_expect(&h, t, "SELECT current_user", "t_reader");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void url_of_the_route_is_another_pool(void **state) {
   mt_house h;
   mt_tenant *a, *b;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   a = mt_house_tenant(&h, "a");
   mt_house_expect(&h, a, "SELECT current_user", "mtenant");
   h.route = route_given;
-  given = (mt_route){.schema = "t_b", .url = server.admin_url};
+  given = (mt_route){.schema = "t_b", .url = mt_street_server.admin_url};
   b = mt_house_tenant(&h, "b");
   mt_house_expect(&h, b, "SELECT current_user", "postgres");
   mt_house_expect(&h, a, "SELECT current_user", "mtenant");
   mt_tenant_unref(a);
   mt_tenant_unref(b);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* Two ids with one schema would read each other's rows. */
@@ -218,7 +203,7 @@ static void schema_has_one_owner(void **state) {
   mt_tenant *a, *b;
   mt_asked asked;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.route = route_given;
   given = (mt_route){.schema = "t_a"};
   a = mt_house_tenant(&h, "a");
@@ -233,7 +218,7 @@ static void schema_has_one_owner(void **state) {
   mt_house_expect(&h, b, "SELECT name FROM items", "t_a");
   mt_tenant_unref(a);
   mt_tenant_unref(b);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* As whom or how one connects makes no other schema of it. */
@@ -242,18 +227,18 @@ static void owner_is_known_across_logins(void **state) {
   mt_tenant *a, *b;
   mt_asked asked;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   a = mt_house_tenant(&h, "a");
   mt_house_expect(&h, a, "SELECT name FROM items", "t_a");
   h.route = route_given;
-  given = (mt_route){.schema = "t_a", .url = server.admin_url};
+  given = (mt_route){.schema = "t_a", .url = mt_street_server.admin_url};
   b = mt_house_tenant(&h, "b");
   mt_ask(&asked, &h, b, "SELECT name FROM items");
   MT_RUN_UNTIL(h.r, asked.done);
   assert_int_equal(asked.code, MT_E_INVALID_TENANT_ID);
   mt_tenant_unref(a);
   mt_tenant_unref(b);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void evicted_owner_that_still_drains_does_not_block(void **state) {
@@ -261,10 +246,10 @@ static void evicted_owner_that_still_drains_does_not_block(void **state) {
   mt_tenant *t;
   mt_asked slow;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   t = mt_house_tenant(&h, "a");
   mt_ask(&slow, &h, t, "SELECT pg_sleep(0.2)");
-  MT_RUN_UNTIL(h.r, mt_observer_running(&eye, "pg_sleep") == 1);
+  MT_RUN_UNTIL(h.r, mt_observer_running(&mt_street_eye, "pg_sleep") == 1);
   mt_test_run_for(h.r, 30); /* nothing queues behind it any more */
   assert_true(mt_manager_evict(h.m, "a", "manual"));
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
@@ -273,7 +258,7 @@ static void evicted_owner_that_still_drains_does_not_block(void **state) {
   assert_int_equal(slow.code, MT_OK);
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
   mt_tenant_unref(t);
-  end(&h);
+  mt_street_end(&h);
 }
 
 /* The host may answer a question that nobody is interested in any more. */
@@ -283,7 +268,7 @@ static void answer_after_all_have_gone(void **state) {
   mt_asked a;
   mt_caller c;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   h.later = true;
   t = mt_house_tenant(&h, "a");
   mt_ask(&a, &h, t, "SELECT 1");
@@ -300,7 +285,7 @@ static void answer_after_all_have_gone(void **state) {
   mt_house_dispose(&h);
   assert_int_equal(a.code, MT_E_DISPOSED);
   mt_house_answer(&h, 0);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static void shared_handle_sees_public_only(void **state) {
@@ -308,7 +293,7 @@ static void shared_handle_sees_public_only(void **state) {
   mt_tenant *s, *again;
   mt_asked a;
   (void)state;
-  start(&h);
+  mt_street_begin(&h);
   assert_int_equal(mt_manager_shared(h.m, &s, NULL), MT_OK);
   assert_int_equal(mt_manager_shared(h.m, &again, NULL), MT_OK);
   assert_ptr_equal(s, again);
@@ -322,25 +307,14 @@ static void shared_handle_sees_public_only(void **state) {
   assert_string_equal(h.events, "pool_created shared;");
   mt_tenant_unref(s);
   mt_tenant_unref(again);
-  end(&h);
+  mt_street_end(&h);
 }
 
 static int start_server(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, false, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  mt_observer_schema(&eye, "t_b");
-  mt_observer_sql(&eye,
+  mt_street_start(state);
+  mt_observer_sql(&mt_street_eye,
                   "CREATE ROLE t_reader; GRANT t_reader TO mtenant;"
                   "GRANT USAGE ON SCHEMA t_a TO t_reader");
-  return 0;
-}
-
-static int stop_server(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
   return 0;
 }
 
@@ -360,5 +334,5 @@ int main(void) {
       cmocka_unit_test(answer_after_all_have_gone),
       cmocka_unit_test(shared_handle_sees_public_only),
   };
-  return cmocka_run_group_tests(tests, start_server, stop_server);
+  return cmocka_run_group_tests(tests, start_server, mt_street_stop);
 }
