@@ -40,7 +40,7 @@ typedef struct mt_conn_callbacks {
   /* Optional: a reset (reset.h) has ended; clean: nothing is left. */
   void (*on_reset)(mt_conn *c, bool clean);
   /* Optional: a notification; the texts are valid during the call. Without it
-   * they are dropped. */
+   * libpq keeps them, unread, to the end of the connection. */
   void (*on_notify)(mt_conn *c, const char *channel, const char *payload);
 } mt_conn_callbacks;
 
