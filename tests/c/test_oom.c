@@ -9,10 +9,7 @@
 
 #include "base/alloc.h"
 #include "base/err.h"
-#include "support/house.h"
-
-static mt_test_pg server;
-static mt_observer eye;
+#include "support/street.h"
 
 /* ---- the failing allocator (linked with --wrap=mt_realloc) ----------------------- */
 
@@ -237,7 +234,7 @@ static long live(const char *url, long n, bool for_ever) {
     use(&w);
     mt_house_dispose(&w.h);
     left = 0;
-    MT_RUN_UNTIL(r, mt_observer_backends(&eye) == 0);
+    MT_RUN_UNTIL(r, mt_observer_backends(&mt_street_eye) == 0);
     mt_house_end(&w.h);
   } else {
     left = 0;
@@ -258,35 +255,20 @@ static void sweep(const char *url, bool for_ever) {
 
 static void each_allocation_fails_once(void **state) {
   (void)state;
-  sweep(server.url, false);
+  sweep(mt_street_server.url, false);
 }
 
 static void memory_stays_short(void **state) {
   (void)state;
-  sweep(server.url, true);
+  sweep(mt_street_server.url, true);
 }
 
 static void each_allocation_fails_on_a_named_host(void **state) {
   char url[128];
   (void)state;
   snprintf(url, sizeof url, "postgresql://mtenant@localhost:%d/mtenant",
-           server.port);
+           mt_street_server.port);
   sweep(url, false);
-}
-
-static int start_server(void **state) {
-  (void)state;
-  mt_test_pg_start(&server, true, NULL);
-  mt_observer_open(&eye, &server);
-  mt_observer_schema(&eye, "t_a");
-  return 0;
-}
-
-static int stop_server(void **state) {
-  (void)state;
-  mt_observer_close(&eye);
-  mt_test_pg_close(&server);
-  return 0;
 }
 
 int main(void) {
@@ -295,5 +277,5 @@ int main(void) {
       cmocka_unit_test(memory_stays_short),
       cmocka_unit_test(each_allocation_fails_on_a_named_host),
   };
-  return cmocka_run_group_tests(tests, start_server, stop_server);
+  return cmocka_run_group_tests(tests, mt_street_start_tcp, mt_street_stop);
 }
