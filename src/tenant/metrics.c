@@ -92,10 +92,16 @@ static bool is_more(uint64_t use, uint64_t least) {
   return use > least + least / 8 + LOOK_EACH;
 }
 
-/* A free place, or that of the least of them. */
+/* That of its id, where another entry of that has one; a free one, or that of
+ * the least of them. */
 static void find_place(mt_tenant *t) {
   mt_counts *c = t->manager->counts;
   mt_ranked *r, *least = NULL;
+  HASH_FIND(hh, c->ranked, t->id, strlen(t->id), r);
+  if (r) {
+    join(t, r);
+    return;
+  }
   if (c->n >= t->manager->cfg.metrics_tenants) {
     if (!c->ranked || !is_more(t->use, c->least)) return;
     least = least_of(c);
@@ -120,15 +126,9 @@ void mt__tenant_count(mt_tenant *t) {
 /* Nobody is ranked whose id is not known to be a tenant's. */
 void mt__tenant_count_at(mt_tenant *t, mt_pool *pool) {
   mt_counts *c = t->manager->counts;
-  mt_ranked *r;
   if (!c) return;
   t->traffic = pool ? mt_pool_traffic(pool) : &c->nowhere;
-  if (!pool || t->shared || t->ranked) return;
-  HASH_FIND(hh, c->ranked, t->id, strlen(t->id), r);
-  if (r)
-    join(t, r);
-  else
-    find_place(t);
+  if (pool && !t->shared && !t->ranked) find_place(t);
 }
 
 void mt__tenant_uncount(mt_tenant *t) { leave(t); }

@@ -214,6 +214,46 @@ static void what_it_may_have_written_is_not_forgotten(void **state) {
   mt_street_end(&h);
 }
 
+typedef struct told {
+  int times;
+  uint64_t statements;
+} told;
+
+static void note_tally(void *data, const char *id, const mt_tally *tally) {
+  told *a = data;
+  if (!id || strcmp(id, "a") != 0) return;
+  a->times++;
+  a->statements += tally->statements;
+}
+
+/* Whoever of the two is the first to be one of those that do most. */
+static void a_reader_counts_where_its_tenant_does(void **state) {
+  mt_house h;
+  mt_tenant *t, *r, *others[2];
+  told a = {0};
+  int i;
+  (void)state;
+  mt_observer_schema(&mt_street_eye, "t_c");
+  mt_street_prepare(&h);
+  h.config.metrics_tenants = 2;
+  mt_house_open(&h);
+  others[0] = mt_house_tenant(&h, "b");
+  others[1] = mt_house_tenant(&h, "c");
+  for (i = 0; i < 2; i++) mt_house_expect(&h, others[i], "SELECT 1", "1");
+  t = mt_house_tenant(&h, "a"); /* both places are taken */
+  mt_house_expect(&h, t, "SELECT 1", "1");
+  r = reader_of(t);
+  for (i = 0; i < 40; i++) mt_house_expect(&h, t, "SELECT 1", "1");
+  for (i = 0; i < 80; i++) mt_house_expect(&h, r, "SELECT 1", "1");
+  mt_manager_each_tally(h.m, note_tally, &a);
+  assert_int_equal(a.times, 1);
+  assert_true(a.statements > 60); /* not from the first on */
+  mt_tenant_unref(r);
+  mt_tenant_unref(t);
+  for (i = 0; i < 2; i++) mt_tenant_unref(others[i]);
+  mt_street_end(&h);
+}
+
 static void limits_are_the_tenants_own(void **state) {
   mt_house h;
   mt_tenant *t;
@@ -243,6 +283,7 @@ int main(void) {
       cmocka_unit_test(a_reader_reads_and_does_not_write),
       cmocka_unit_test(a_reader_goes_with_its_tenant),
       cmocka_unit_test(what_it_may_have_written_is_not_forgotten),
+      cmocka_unit_test(a_reader_counts_where_its_tenant_does),
       cmocka_unit_test(limits_are_the_tenants_own),
   };
   return cmocka_run_group_tests(tests, mt_street_start, mt_street_stop);
