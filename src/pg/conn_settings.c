@@ -41,17 +41,21 @@ bool mt__settings_begin(mt_conn *c, mt_req *req) {
   return true;
 }
 
-/* The server's messages quote the name, in whatever language; in a transaction
- * each has a step of its own. */
+/* The server's messages quote the name, in whatever language; a name may be a
+ * part of a longer one. In a transaction each has a step of its own. */
 static const char *which(const mt_req *req, const mt_error *e) {
   const mt_settings *s = req->scope->settings;
+  const char *found = NULL;
   int i, nth = 0;
   if (req->begin) {
     for (i = 0; i < req->step; i++) nth += req->steps[i] == MT_STEP_SETTINGS;
     return nth < s->n ? s->names[nth] : "?";
   }
   for (i = 0; i < s->n; i++)
-    if (strcasestr(e->message, s->names[i])) return s->names[i];
+    if (strcasestr(e->message, s->names[i]) &&
+        (!found || strlen(s->names[i]) > strlen(found)))
+      found = s->names[i];
+  if (found) return found;
   return s->n == 1 ? s->names[0] : "one of them";
 }
 

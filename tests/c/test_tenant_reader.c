@@ -88,6 +88,7 @@ static void wrong_options_are_refused(void **state) {
 
 static void the_server_refuses_a_setting(void **state) {
   static const char *const bad[] = {"work_mem", "banana", NULL};
+  static const char *const alike[] = {"jit", "on", "jit_above_cost", "x", NULL};
   mt_house h;
   mt_tenant *t;
   mt_asked a;
@@ -106,6 +107,10 @@ static void the_server_refuses_a_setting(void **state) {
   mt_manager_stats(h.m, &stats, &open);
   assert_int_equal(stats.opened, 1);
   assert_int_equal(stats.retired, 0);
+  options.settings = alike;
+  assert_true(mt_manager_evict(h.m, "a", "manual"));
+  assert_int_equal(failure(&h, t, "SELECT 1", &a), MT_E_POLICY);
+  assert_non_null(strstr(a.message, "route.settings.jit_above_cost: "));
   options.settings = NULL;
   assert_true(mt_manager_evict(h.m, "a", "manual"));
   mt_house_expect(&h, t, "SELECT name FROM items", "t_a");
