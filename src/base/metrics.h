@@ -91,7 +91,8 @@ typedef struct mt_traffic {
   mt_hist connect; /* attempts that succeeded */
   uint64_t connect_errors[MT__ORD_COUNT];
   uint64_t retries[MT__ORD_COUNT]; /* what was tried again, by what it failed */
-  uint64_t transitions[4];         /* by the new mt_breaker_state */
+  /* of breakers, by the new mt_breaker_state */
+  uint64_t transitions[MT_BREAKER_ISOLATED + 1];
   uint64_t ends[MT_ENDS];
   uint64_t cache_hits, cache_misses, cache_evictions;
   uint64_t scope_switches; /* units for another scope than the one before */
