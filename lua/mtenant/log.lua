@@ -6,6 +6,7 @@
 
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
+local finalizer = require "mtenant.finalizer"
 local format = require "mtenant.log.format"
 local limit = require "mtenant.log.limit"
 local schema = require "mtenant.schema"
@@ -193,17 +194,6 @@ function methods:get_stats()
 end
 
 
--- Kept lines of a log that nobody has any more are written by its end.
-local newproxy = newproxy -- luacheck: ignore 113
-
-local function at_the_end(fn)
-  if not newproxy then return setmetatable({}, { __gc = fn }) end
-  local proxy = newproxy(true)
-  getmetatable(proxy).__gc = fn
-  return proxy
-end
-
-
 --- A log. Raises misuse for a wrong option, and where its file can't be opened.
 ---@param opts? table  `level` ("debug": all), `format` ("text", "json"), `path`
 --- (a file; else standard error), `bare` (text without time and level), `sink`
@@ -226,7 +216,8 @@ function M.new(opts)
     level = o.level, sink = sink, line = line, failures = 0, complain_at = 0,
     limit = o.interval_ms > 0 and limit.new(o.burst, o.interval_ms) or nil,
   }, mt)
-  self.guard = at_the_end(function()
+  -- kept lines of a log that nobody has any more are written by its end
+  self.guard = finalizer(function()
     if sink.flush then pcall(sink.flush, sink) end
   end)
   return self

@@ -2,10 +2,10 @@
 -- end of a run or when the task is forgotten, never lost.
 
 local errors = require "mtenant.errors"
+local finalizer = require "mtenant.finalizer"
 local log = require "mtenant.log"
 
 
-local newproxy = newproxy -- luacheck: ignore 113
 local tasks = setmetatable({}, { __mode = "k" })
 
 
@@ -27,25 +27,14 @@ local function report(task)
 end
 
 
--- Reports when the task is forgotten. A field of those tasks only: an object
--- with a finalizer costs the collector more, and LuaJIT has none for tables.
-local function guard(task)
-  if not newproxy then
-    return setmetatable({}, { __gc = function() report(task) end })
-  end
-  local proxy = newproxy(true)
-  getmetatable(proxy).__gc = function() report(task) end
-  return proxy
-end
-
-
 local M = {}
 
 
---- A task has failed.
+--- A task has failed. Its guard is a field of those tasks only: an object with a
+-- finalizer costs the collector more.
 function M.add(task)
   tasks[task] = true
-  task.guard = guard(task)
+  task.guard = finalizer(function() report(task) end)
 end
 
 
