@@ -11,6 +11,7 @@ local errors = require "mtenant.errors"
 local log = require "mtenant.log"
 local log_format = require "mtenant.log.format"
 local schema = require "mtenant.schema"
+local utf8 = require "mtenant.utf8"
 
 local format = string.format
 
@@ -72,13 +73,7 @@ end
 ---@return string
 function M.shorten(sql)
   local text = sql:gsub("[%s%c]+", " "):gsub("^ ", ""):gsub(" $", "")
-  if #text <= QUERY_BYTES_MAX then return text end
-  local last = QUERY_BYTES_MAX - 3
-  while last > 0 and (text:byte(last + 1) or 0) >= 128 and
-        text:byte(last + 1) < 192 do
-    last = last - 1
-  end
-  return text:sub(1, last) .. "..."
+  return utf8.cut(text, QUERY_BYTES_MAX)
 end
 
 
@@ -92,7 +87,7 @@ local function parameter(value)
     return format("<bytea of %d bytes>", (#text - 2) / 2)
   elseif #text > PARAM_BYTES_MAX then
     return format('"%s" (%d bytes)',
-                  log_format.clean(log_format.cut(text, PARAM_BYTES_MAX)), #text)
+                  log_format.clean(utf8.cut(text, PARAM_BYTES_MAX)), #text)
   end
   return '"' .. log_format.clean(text) .. '"'
 end

@@ -2,7 +2,10 @@
 -- Whatever is in a message or a value, a line stays one line, says nothing
 -- that is no part of it, and has no password of a URL. Pure.
 
+local utf8 = require "mtenant.utf8"
+
 local byte, format, sub = string.byte, string.format, string.sub
+local cut = utf8.cut
 local floor, huge = math.floor, math.huge
 
 -- A line of at most so many bytes goes into a pipe in one piece.
@@ -16,27 +19,6 @@ local M = {}
 
 
 -- ---- what may stand in a line ------------------------------------------------
-
--- How long the UTF-8 character that starts at i is, and its code point; nil
--- where there is none.
-local function character(text, i)
-  local first = byte(text, i)
-  local n = first < 0xc2 and 0 or first < 0xe0 and 1 or first < 0xf0 and 2
-    or first < 0xf5 and 3 or 0
-  if n == 0 then return nil end
-  local code = first % 2 ^ (6 - n)
-  for k = i + 1, i + n do
-    local b = byte(text, k)
-    if not b or b < 0x80 or b > 0xbf then return nil end
-    code = code * 64 + b % 64
-  end
-  local least = n == 1 and 0x80 or n == 2 and 0x800 or 0x10000
-  if code < least or code > 0x10ffff or code >= 0xd800 and code <= 0xdfff then
-    return nil
-  end
-  return n + 1, code
-end
-
 
 -- Control characters, and what ends a line or turns it round on a terminal.
 local function hidden(code)
@@ -52,13 +34,13 @@ local function cleaned(text, escape)
   local out, i = {}, 1
   while i <= #text do
     local b = byte(text, i)
-    local size, code = 1
+    local size, code
     if b >= 32 and b < 127 then
       local last = text:find("[^\32-\126]", i) or #text + 1
       out[#out + 1] = sub(text, i, last - 1)
       size = last - i
     else
-      if b < 128 then code = b else size, code = character(text, i) end
+      size, code = utf8.character(text, i)
       local shown = code and not hidden(code)
       out[#out + 1] = shown and sub(text, i, i + size - 1) or escape(code, b)
       size = size or 1
@@ -92,20 +74,6 @@ end
 function M.clean(text)
   return cleaned(text, text_escape)
 end
-
-
--- Cut to so many bytes, never inside of a character.
-local function cut(text, max)
-  if #text <= max then return text end
-  local last = max - 3
-  while last > 0 and byte(text, last + 1) >= 0x80 and
-        byte(text, last + 1) < 0xc0 do
-    last = last - 1
-  end
-  return sub(text, 1, last) .. "..."
-end
-
-M.cut = cut
 
 
 --- Text without passwords: those of URLs and of connection strings. Rather too

@@ -1,5 +1,7 @@
 --- How Prometheus' text format writes label values, help texts and numbers. Pure.
 
+local utf8 = require "mtenant.utf8"
+
 local floor, huge = math.floor, math.huge
 
 
@@ -8,30 +10,11 @@ local M = {}
 
 local ESCAPES = { ["\\"] = "\\\\", ['"'] = '\\"', ["\n"] = "\\n" }
 
--- lengths by first byte; overlong forms and surrogates are not looked for
-local function valid_at(s, i)
-  local b = s:byte(i)
-  local more = b < 0x80 and 0 or b >= 0xC2 and b < 0xE0 and 1
-    or b >= 0xE0 and b < 0xF0 and 2 or b >= 0xF0 and b < 0xF5 and 3
-  if not more then return nil end
-  for k = 1, more do
-    local c = s:byte(i + k)
-    if not c or c < 0x80 or c > 0xBF then return nil end
-  end
-  local second = s:byte(i + 1)
-  if b == 0xE0 and second < 0xA0 or b == 0xED and second > 0x9F
-    or b == 0xF0 and second < 0x90 or b == 0xF4 and second > 0x8F then
-    return nil
-  end
-  return more + 1
-end
-
-
 -- One byte that is no UTF-8 would make Prometheus refuse the whole text.
 local function visible(s)
   local out, i = {}, 1
   while i <= #s do
-    local n = valid_at(s, i)
+    local n = utf8.character(s, i)
     if n then
       out[#out + 1] = s:sub(i, i + n - 1)
     else
