@@ -16,6 +16,8 @@ local pcall, type = pcall, type
 
 local RANK = { debug = 1, info = 2, warn = 3, error = 4, off = 5 }
 
+local IDS = { "tenant_id", "request_id", "trace_id" }
+
 -- a sink that fails is told of on stderr, once in a while
 local COMPLAIN_EVERY_MS = 60000
 
@@ -96,7 +98,7 @@ end
 local function add_ids(record)
   local ok, found = pcall(ids)
   if not ok or type(found) ~= "table" then return end
-  for _, name in ipairs { "tenant_id", "request_id", "trace_id" } do
+  for _, name in ipairs(IDS) do
     if record[name] == nil and type(found[name]) == "string" then
       record[name] = found[name]
     end
@@ -206,12 +208,12 @@ function M.new(opts)
   if o.sink and o.path then
     errors.misuse(2, "log.sink and log.path exclude each other")
   end
-  local sink, err
-  if o.sink then sink = custom(opts.sink)
-  else sink, err = stream.new(o.path, o) end
-  if not sink then errors.misuse(2, "log.path: %s", err) end
   local line = o.format == "json" and format.json
     or function(record) return format.text(record, o.bare) end
+  local sink, err
+  if o.sink then sink = custom(opts.sink)
+  else sink, err = stream.new(o.path, line) end
+  if not sink then errors.misuse(2, "log.path: %s", err) end
   local self = setmetatable({
     level = o.level, sink = sink, line = line, failures = 0, complain_at = 0,
     limit = o.interval_ms > 0 and limit.new(o.burst, o.interval_ms) or nil,

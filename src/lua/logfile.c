@@ -161,7 +161,6 @@ const luaL_Reg mt_lua_log_functions[] = {{"log_file", log_file},
 void mt_lua_log_register(lua_State *L) {
   static const luaL_Reg methods[] = {{"write", write_text},
                                      {"reopen", reopen},
-                                     {"close", close_file},
                                      {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", close_file}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_LOGFILE, methods, meta);

@@ -281,13 +281,13 @@ describe("a sink", function()
   it("that is slow gets a tenth of the time at most", function()
     local stream = require "mtenant.log.stream"
     local path = os.tmpname()
-    local sink = assert(stream.new(path))
+    local sink = assert(stream.new(path, format.text))
     os.remove(path)
     local writes = 0
     sink.file = { write = function(_, text)
       writes = writes + 1
       return #text + 1, 200
-    end, close = function() end }
+    end }
     for _ = 1, 50 do sink:write(record {}) end
     assert.equal(1, writes)
     assert.equal(0, sink:lost_lines())

@@ -7,7 +7,6 @@
 -- in which lines are kept: at most a tenth of the time goes there.
 
 local core = require "mtenant.core"
-local format = require "mtenant.log.format"
 
 local SLOW_MS = 5
 local REST = 9
@@ -111,28 +110,18 @@ function methods:reopen()
 end
 
 
-function methods:close()
-  self:flush()
-  self.file:close()
-end
-
-
 --- Lines that nobody will see.
 function methods:lost_lines() return self.lost end
 
 
 --- A sink.
 ---@param path? string  nil: standard error
----@param opts? table  format = "text"|"json", bare = without time and level
+---@param line fun(record: table): string  what a record becomes
 ---@return table|nil sink
 ---@return string|nil message
-function M.new(path, opts)
-  opts = opts or {}
+function M.new(path, line)
   local file, err = core.log_file(path)
   if not file then return nil, path .. ": " .. err end
-  local line = opts.format == "json" and format.json or function(record)
-    return format.text(record, opts.bare)
-  end
   return setmetatable({
     file = file, line = line, stderr = path == nil, kept = {}, first = 1,
     last = 0, at = 1, bytes = 0, lost = 0, told = 0, rests_until = 0,
