@@ -16,6 +16,7 @@ local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local http = require "mtenant.admin.http"
 local json = require "mtenant.cli.json"
+local log = require "mtenant.log"
 local manager_module = require "mtenant.manager"
 local markers = require "mtenant.markers"
 local probe = require "mtenant.admin.probe"
@@ -78,8 +79,8 @@ local methods = {}
 local mt = { __name = "mtenant.admin", __index = methods }
 
 
-local function log_to_stderr(message)
-  io.stderr:write("[mtenant] ", message, "\n")
+local function to_default_log(message)
+  log.default():warn(message)
 end
 
 
@@ -297,7 +298,7 @@ function M.start(o)
   local secrets, err = secrets_of(o)
   if not secrets then return nil, err end
   local self = setmetatable({ ready = o.ready, top_tenants = o.top_tenants,
-                              log = o.log or log_to_stderr,
+                              log = o.log or to_default_log,
                               loop = { late_ms = 0, late_max_ms = 0, stalls = 0 },
                               managers = managers_of(o.managers) }, mt)
   self.place, err = place_of(o, secrets)

@@ -34,9 +34,11 @@ local NOTIFY = "select pg_catalog.pg_notify((select " .. NAME .. "), $3)"
 local M = {}
 
 
-local function warn(channel, err)
-  io.stderr:write("[mtenant] error in listen (", channel, "): ",
-                  errors.text_of(err), "\n")
+local function warn(handle, err)
+  local db = handle.db
+  db._m._log:warn("error in listen (" .. handle.channel .. "): "
+                  .. errors.text_of(err),
+                  { event = "callback_failed listen", tenant_id = db.tenant_id })
 end
 
 
@@ -55,7 +57,7 @@ local function run_queue(self)
     self.queue[self.first] = nil
     self.first = self.first + 1
     local ok, err = pcall(self.fn, item.payload, item.event)
-    if not ok then warn(self.channel, err) end
+    if not ok then warn(self, err) end
   end
   self.running = false
 end
@@ -318,7 +320,7 @@ local function follow(handle)
       if ok then return push(handle, nil, "reconnected") end
     end
     if not err.retryable then
-      warn(handle.channel, err)
+      warn(handle, err)
       return handle:close()
     end
   until not task.sleep(1000)

@@ -36,15 +36,12 @@ local mt = { __name = "mtenant.router", __index = methods }
 
 -- ---- events ------------------------------------------------------------
 
-local function warn(what, err)
-  io.stderr:write("[mtenant] error in ", what, ": ", errors.text_of(err), "\n")
-end
-
-
-local function call(what, fn, ...)
+local function call(log, what, fn, ...)
   if not fn then return end
   local ok, err = pcall(fn, ...)
-  if not ok then warn(what, err) end
+  if ok then return end
+  log:warn("error in " .. what .. ": " .. errors.text_of(err),
+           { event = "callback_failed " .. what })
 end
 
 
@@ -59,13 +56,14 @@ end
 
 --- Tells the debug log, the hook and the policy.
 function methods:tell(kind, ev)
-  local policy = self.version.policy
+  local policy, log = self.version.policy, self._manager._log
   ev.kind, ev.policy, ev.version = kind, policy.name, self.version.number
   self._manager._debug:event({ kind = "policy", tenant_id = ev.tenant_id,
                                reason = kind, error = ev.error,
                                policy = ev.policy, version = ev.version })
-  call("hooks.on_policy_event", self._manager._config.hooks.on_policy_event, ev)
-  call("policy.on_event", policy.on_event, plain(ev))
+  call(log, "hooks.on_policy_event",
+       self._manager._config.hooks.on_policy_event, ev)
+  call(log, "policy.on_event", policy.on_event, plain(ev))
 end
 
 
@@ -166,7 +164,8 @@ local function land(self, id, flight)
   if not ok then route, err = nil, errors.wrap(route, "policy") end
   self._flights[id] = nil
   for i = 1, #flight do
-    call("router", flight[i], route, err, tag, fresh_ms, stale_ms)
+    call(self._manager._log, "router", flight[i], route, err, tag, fresh_ms,
+         stale_ms)
   end
   next_flight(self)
 end
@@ -341,7 +340,7 @@ local version_mt = { __index = {
   let_go = function(self)
     if not self.retired or self.users > 0 or self.closed then return end
     self.closed = true
-    call("policy", self.policy.close)
+    call(self.log, "policy", self.policy.close)
   end,
 } }
 
@@ -352,6 +351,7 @@ function methods:use(policy, reason)
   local before = self.version
   self.version = setmetatable({
     policy = policy, view = view_of(self._manager, policy), users = 0,
+    log = self._manager._log,
     number = before and before.number + 1 or 1,
     loaded_at = os.time(), reason = reason,
   }, version_mt)
@@ -380,10 +380,9 @@ function methods:stop()
 end
 
 
-local function log_of(policy_name)
+local function log_of(log, policy_name)
   return function(message)
-    io.stderr:write("[mtenant] policy ", policy_name(), ": ",
-                    tostring(message):gsub("%c+", " "), "\n")
+    log:info("policy " .. policy_name() .. ": " .. tostring(message))
   end
 end
 
@@ -416,7 +415,7 @@ function M.new(manager, handle)
   }, mt)
   self._ctx_mt = { __index = policies.context(cfg, function()
     return manager:get_shared_db()
-  end, log_of(function() return self.version.policy.name end)) }
+  end, log_of(manager._log, function() return self.version.policy.name end)) }
   self:use(policy, "start")
   if cfg.policy then self:configured(cfg) end
   self.reloading = reload.new(self, cfg)

@@ -9,6 +9,7 @@ local core = require "mtenant.core"
 local crypto = require "mtenant.crypto"
 local errors = require "mtenant.errors"
 local json = require "mtenant.json"
+local log = require "mtenant.log"
 local reasons = require "mtenant.sandbox.reasons"
 local sources = require "mtenant.sandbox.sources"
 local task = require "mtenant.task"
@@ -76,7 +77,7 @@ end
 
 function SERVE.log(self, call, message)
   if call.ctx.log then return call.ctx.log(message) end
-  io.stderr:write("[mtenant] policy ", self._name, ": ", message, "\n")
+  log.default():info("policy " .. self._name .. ": " .. message)
 end
 
 

@@ -252,6 +252,37 @@ describe("log lines", function()
     assert.has_error(function() env.manager { log = { level = "loud" } } end)
   end))
 
+  it("are those of listeners and policies, too", env.in_task(function()
+    local logger, lines = collecting()
+    local said = env.stderr_of(function()
+      local manager = env.manager { log = logger, policy = {
+        resolve = function(id, ctx)
+          if id == "bad" then error("no\nroute", 0) end
+          ctx.log("asked\nfor " .. id)
+          return { schema = "t_" .. id }
+        end,
+        on_event = function() error("deaf", 0) end,
+      } }
+      local db = manager:get_db("acme")
+      local _, err = manager:get_db("bad"):query("SELECT 1")
+      assert.equal("policy", err.code)
+      local handle = assert(db:listen("news", function() error("mute", 0) end))
+      assert(db:notify("news", "x"))
+      env.eventually("all is told", function() return #lines >= 3 end)
+      handle:close()
+    end)
+    assert.equal("", said)
+    local told = {}
+    for _, line in ipairs(lines) do told[line] = true end
+    assert.is_true(told["[mtenant] tenant=acme error in listen (news): mute"])
+    assert.is_true(told["[mtenant] error in policy.on_event: deaf"])
+    local asked = false
+    for line in pairs(told) do
+      asked = asked or line:find("policy [^\n]*: asked\\nfor acme$") ~= nil
+    end
+    assert.is_true(asked, table.concat(lines, "\n"))
+  end))
+
   it("are as before without a log", env.in_task(function()
     local said = env.stderr_of(function()
       local manager = env.manager {
