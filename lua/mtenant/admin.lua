@@ -130,7 +130,7 @@ end
 
 
 local function metrics(self, request)
-  local openmetrics = http.wants_openmetrics(request.accept)
+  local openmetrics = prometheus.wants_openmetrics(request.accept)
   local text, err = prometheus.render(by_name(self.managers()),
                                       { openmetrics = openmetrics })
   if not text then error(err, 0) end

@@ -383,11 +383,29 @@ function M.content_type(openmetrics)
 end
 
 
---- Whether a request's Accept header asks for OpenMetrics.
+-- "text/plain;version=0.0.4;q=0.3" -> "text/plain", 0.3
+local function media_range(text)
+  local kind = text:match("^%s*([^%s;,]+)")
+  local q = text:match(";%s*[qQ]%s*=%s*([^%s;]*)")
+  return kind and kind:lower(), q and (tonumber(q) or 0) or 1
+end
+
+
+--- Whether a request's Accept header prefers OpenMetrics to Prometheus' text.
 ---@param accept? string
 ---@return boolean
 function M.wants_openmetrics(accept)
-  return (accept or ""):find("application/openmetrics-text", 1, true) ~= nil
+  local best, plain = 0, nil
+  for item in (accept or ""):gmatch("[^,]+") do
+    local kind, q = media_range(item)
+    if kind == "application/openmetrics-text" then
+      best = math.max(best, q)
+    elseif kind == "text/plain" or not plain and (kind == "text/*"
+                                                  or kind == "*/*") then
+      plain = q
+    end
+  end
+  return best > 0 and best >= (plain or 0)
 end
 
 

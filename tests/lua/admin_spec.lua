@@ -4,6 +4,7 @@ local address = require "mtenant.admin.address"
 local admin_core = require "mtenant.admin_core"
 local auth = require "mtenant.admin.auth"
 local http = require "mtenant.admin.http"
+local prometheus = require "mtenant.prometheus"
 
 
 describe("an admin address", function()
@@ -133,9 +134,9 @@ describe("a request", function()
       [""] = false, [";;;,,q=,"] = false, [om:upper()] = true,
       [om .. ";q=x"] = false, [om .. ";q=1.2.3"] = false,
     } do
-      assert.equal(expected, http.wants_openmetrics(accept), accept)
+      assert.equal(expected, prometheus.wants_openmetrics(accept), accept)
     end
-    assert.is_false(http.wants_openmetrics(nil))
+    assert.is_false(prometheus.wants_openmetrics(nil))
   end)
 
   it("is logged without what steers a terminal", function()

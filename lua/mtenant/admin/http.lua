@@ -68,32 +68,6 @@ function M.path_of(target)
 end
 
 
--- "text/plain;version=0.0.4;q=0.3" -> "text/plain", 0.3
-local function media_range(text)
-  local kind = text:match("^%s*([^%s;,]+)")
-  local q = text:match(";%s*[qQ]%s*=%s*([^%s;]*)")
-  return kind and kind:lower(), q and (tonumber(q) or 0) or 1
-end
-
-
---- Does an Accept header prefer OpenMetrics to Prometheus' text?
----@param accept string|nil
----@return boolean
-function M.wants_openmetrics(accept)
-  local best, plain = 0, nil
-  for item in (accept or ""):gmatch("[^,]+") do
-    local kind, q = media_range(item)
-    if kind == "application/openmetrics-text" then
-      best = math.max(best, q)
-    elseif kind == "text/plain" or not plain and (kind == "text/*"
-                                                  or kind == "*/*") then
-      plain = q
-    end
-  end
-  return best > 0 and best >= (plain or 0)
-end
-
-
 -- A page in a browser reaches this machine by a name of its own that it lets
 -- point here; who asks by an address or as localhost is no such page.
 local function is_own_host(host)
