@@ -209,12 +209,13 @@ end
 
 -- ---- what is rendered -----------------------------------------------------------
 
+-- in KiB, whatever the size of a page
 local function resident_bytes()
-  local file = io.open("/proc/self/statm")
+  local file = io.open("/proc/self/status")
   if not file then return nil end
-  local _, pages = file:read("*n", "*n")
+  local kib = file:read("*a"):match "VmRSS:%s*(%d+)"
   file:close()
-  return pages and pages * 4096
+  return kib and kib * 1024
 end
 
 
@@ -252,14 +253,12 @@ end
 -- { { name or nil, manager } ... }, in the order of the names
 local function list_of(managers)
   if is_manager(managers) then return { { nil, managers } } end
-  local out = {}
-  for name, manager in pairs(type(managers) == "table" and managers or {}) do
-    if not is_manager(manager) then
-      errors.misuse(4, "render: managers must be a manager or a table of them")
-    end
+  local out, good = {}, type(managers) == "table"
+  for name, manager in pairs(good and managers or {}) do
+    good = good and is_manager(manager)
     out[#out + 1] = { tostring(name), manager }
   end
-  if type(managers) ~= "table" then
+  if not good then
     errors.misuse(4, "render: managers must be a manager or a table of them")
   end
   table.sort(out, function(a, b) return a[1] < b[1] end)
