@@ -147,7 +147,8 @@ local function check_ratio(ratio)
 end
 
 
-local function check_prefix(prefix)
+--- What is wrong with the prefix of series, with "%s" for the option.
+function M.check_prefix(prefix)
   if prefix and not prefix:find "^[%a_][%w_]*$" then
     return "%s must be letters, digits and _"
   end
@@ -274,7 +275,7 @@ local TRAILING = {
   { "metrics.enabled", kind = "boolean", default = true },
   { "metrics.tenants", kind = "integer", min = 0, max = 200, default = 50 },
   { "metrics.prefix", kind = "string", default = "mtenant",
-    check = check_prefix },
+    check = M.check_prefix },
 
   { "name", kind = "string", check = check_name },
   { "id_pattern", kind = "string", default = M.ID_PATTERN,

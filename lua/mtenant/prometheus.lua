@@ -9,6 +9,7 @@
 -- most 1 MiB: where that does not do for all tenants with series of their own,
 -- the least of them are added to the others.
 
+local config = require "mtenant.config"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local metrics = require "mtenant.metrics"
@@ -32,7 +33,7 @@ local MAX_BYTES = 1024 * 1024
 local options = schema.new({
   name = "render",
   { "openmetrics", kind = "boolean", default = false },
-  { "prefix", kind = "string" },
+  { "prefix", kind = "string", check = config.check_prefix },
   { "labels", kind = "table" },
   { "tenants", kind = "boolean", default = true },
   { "health", kind = "table" },
@@ -230,7 +231,18 @@ local function process_record()
 end
 
 
-local function fixed_labels(labels)
+-- A label that a series has already would make Prometheus refuse the whole text.
+local function taken(name, named)
+  if name == "manager" then return named end
+  for _, s in ipairs(series) do
+    for _, label in ipairs(series.labels(s)) do
+      if label == name then return true end
+    end
+  end
+end
+
+
+local function fixed_labels(labels, named)
   local names, out = {}, {}
   for name in pairs(labels or {}) do names[#names + 1] = name end
   table.sort(names)
@@ -238,6 +250,8 @@ local function fixed_labels(labels)
     if not tostring(name):find "^[%a_][%w_]*$" then
       errors.misuse(4, "render.labels: %q is not the name of a label",
                     tostring(name))
+    elseif taken(name, named) then
+      errors.misuse(4, "render.labels: series have a label %s of their own", name)
     end
     out[i] = name .. '="' .. escape(tostring(labels[name])) .. '"'
   end
@@ -358,12 +372,12 @@ end
 ---@return mtenant.error|nil err  of a task that is to stop
 function M.render(managers, opts)
   opts = options:check(opts or {}, 2)
+  local list = list_of(managers)
   local state = {
     openmetrics = opts.openmetrics, prefix = opts.prefix, tenants = opts.tenants,
-    labels = fixed_labels(opts.labels), managers = {},
+    labels = fixed_labels(opts.labels, list[1] and list[1][1]), managers = {},
     task = task.current() ~= nil, until_ms = core.now_ms() + SLICE_MS,
   }
-  local list = list_of(managers)
   local ok, result = pcall(render, state, list, opts.health)
   if ok then return result end
   if errors.is(result) then return nil, result end

@@ -163,6 +163,15 @@ describe("prometheus.render", function()
     assert.has_error(function()
       prometheus.render(manager, { labels = { ["a-b"] = 1 } })
     end)
+    for _, opts in ipairs { { labels = { server = "x" } }, { prefix = "a-b" },
+                            { labels = { le = 1 } }, { labels = { state = 1 } } } do
+      assert.has_error(function() prometheus.render(manager, opts) end)
+    end
+    assert.has_error(function()
+      prometheus.render({ eu = manager }, { labels = { manager = "x" } })
+    end)
+    has(prometheus.render(manager, { labels = { manager = "x" } }),
+        '\nmtenant_pools_active{manager="x"} %d+\n')
   end))
 end)
 
