@@ -4,6 +4,7 @@
 -- The live line is drawn by a task, at most ten times a second, and only on a
 -- terminal; whatever else is said takes it away first and stands above it.
 
+local columns = require "mtenant.cli.columns"
 local json = require "mtenant.cli.json"
 local mtenant = require "mtenant"
 local terminal = require "mtenant.cli.terminal"
@@ -38,10 +39,27 @@ end
 
 
 --- A line of the result, for people.
-function methods:say(...)
+---@param line table  see mtenant.cli.terminal
+function methods:say_line(line)
   if not self.json and not self.quiet then
     erase(self)
-    io.stdout:write(self.out:render({ ... }), "\n")
+    io.stdout:write(self.out:render(line), "\n")
+  end
+end
+
+
+--- The same, of its parts.
+function methods:say(...)
+  self:say_line({ ... })
+end
+
+
+--- A table, if it has rows; see mtenant.cli.columns.
+---@param header string[]
+---@param rows table[]
+function methods:say_table(header, rows)
+  for _, line in ipairs(#rows > 0 and columns.lines(header, rows) or {}) do
+    self:say_line(line)
   end
 end
 

@@ -34,11 +34,6 @@ local function material(opts)
 end
 
 
-local function say(console, line)
-  console:say((table.unpack or unpack)(line))
-end
-
-
 local function print_findings(console, findings, verbose)
   local rows = {}
   for i, one in ipairs(findings) do
@@ -47,9 +42,9 @@ local function print_findings(console, findings, verbose)
     rows[i] = { { STYLES[one.level], one.level }, where, one.what }
   end
   local lines = columns.lines({ "level", "check", "finding" }, rows)
-  say(console, table.remove(lines, 1))
+  console:say_line(table.remove(lines, 1))
   for i, line in ipairs(lines) do
-    say(console, line)
+    console:say_line(line)
     local one = findings[i]
     if one.level ~= "ok" or verbose then
       if one.why then console:say({ "dim", "    why: " .. one.why }) end

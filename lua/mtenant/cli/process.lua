@@ -1,9 +1,5 @@
 --- Tables of what an admin endpoint says, for people. Pure but for the console.
 
-local columns = require "mtenant.cli.columns"
-
-local unpack = table.unpack or unpack -- luacheck: ignore 143
-
 local STYLES = { ok = "green", degraded = "yellow", unknown = "yellow",
                  unhealthy = "red", closed = "green", open = "red",
                  half_open = "yellow", isolated = "red" }
@@ -21,13 +17,6 @@ local function ms(value)
 end
 
 
-local function print_table(console, header, rows)
-  for _, line in ipairs(#rows > 0 and columns.lines(header, rows) or {}) do
-    console:say(unpack(line))
-  end
-end
-
-
 --- The servers of /health or /ready.
 function M.servers(console, document)
   local rows = {}
@@ -40,8 +29,7 @@ function M.servers(console, document)
       }
     end
   end
-  print_table(console, { "manager", "server", "status", "breaker", "ms", "" },
-              rows)
+  console:say_table({ "manager", "server", "status", "breaker", "ms", "" }, rows)
 end
 
 
@@ -127,12 +115,12 @@ function M.status(console, document)
     styled(document.status), document.ready and ", ready" or ", not ready")
   say_managers(console, document.managers)
   say_migrations(console, document.migrations)
-  print_table(console, { "manager", "server", "status", "open", "in use", "max",
-                         "waiting", "statements", "p50 ms", "p99 ms", "" },
-              server_rows(document.managers))
-  print_table(console, { "manager", "tenant", "schema", "in use", "waiting",
-                         "statements", "errors", "p50 ms", "p99 ms" },
-              tenant_rows(document.managers))
+  console:say_table({ "manager", "server", "status", "open", "in use", "max",
+                      "waiting", "statements", "p50 ms", "p99 ms", "" },
+                    server_rows(document.managers))
+  console:say_table({ "manager", "tenant", "schema", "in use", "waiting",
+                      "statements", "errors", "p50 ms", "p99 ms" },
+                    tenant_rows(document.managers))
 end
 
 

@@ -1,6 +1,5 @@
 --- What `mtenant status` and `mtenant sync` show: a row per tenant, a summary.
 
-local columns = require "mtenant.cli.columns"
 local report = require "mtenant.cli.report"
 local terminal = require "mtenant.cli.terminal"
 
@@ -13,9 +12,7 @@ local M = {}
 
 --- Prints rows, and errors where nothing but those is wanted.
 local function print_rows(console, header, rows, failures)
-  for _, line in ipairs(#rows > 0 and columns.lines(header, rows) or {}) do
-    console:say((table.unpack or unpack)(line))
-  end
+  console:say_table(header, rows)
   for _, text in ipairs(console.quiet and failures or {}) do
     console:warn(text)
   end
