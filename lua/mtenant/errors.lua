@@ -165,6 +165,16 @@ function M.copy(err)
 end
 
 
+--- What is wrong, of a configuration or options: without the place and our name
+--- in front of it, for who says himself whose it is.
+---@param x any
+---@return string
+function M._bare(x)
+  local text = M.text_of(x)
+  return text:match("%[mtenant%] (.*)$") or text
+end
+
+
 --- Makes sure that a value is an error object.
 ---@param x any an error object is returned untouched; anything else becomes
 --- the `cause` of a new one

@@ -189,9 +189,8 @@ function M.migrator(settings)
   if ok and migrator then
     return migrator
   end
-  local text = errors.text_of(ok and err or migrator)
   return nil, one_line(settings.path .. ": "
-    .. (text:match("%[mtenant%] (.*)$") or text))
+    .. errors._bare(ok and err or migrator))
 end
 
 

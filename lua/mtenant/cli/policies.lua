@@ -108,9 +108,8 @@ function M.open(run, path)
   end
   local ok, manager, err = pcall(mtenant.create_tenant_manager, config)
   if not ok or not manager then
-    local text = one_line(errors.text_of(ok and err or manager))
-    run:fail(run:settings().path .. ": " .. (text:match("%[mtenant%] (.*)$")
-      or text))
+    run:fail(run:settings().path .. ": "
+      .. one_line(errors._bare(ok and err or manager)))
   end
   if not config.servers then servers.allow_any(manager._config) end
   self.manager = manager

@@ -6,12 +6,6 @@ local errors = require "mtenant.errors"
 local M = {}
 
 
-local function problem_of(err)
-  local text = errors.text_of(err)
-  return text:match("%[mtenant%] (.*)$") or text
-end
-
-
 -- What has no server at all is asked of DATABASE_URL alone.
 local function without_file(case)
   if not case.url then
@@ -152,7 +146,7 @@ function M.run(case)
   if not case.given then return without_file(case) end
   local ok, cfg = pcall(config.define, case.given)
   if not ok then
-    case:add("error", "config", case.path .. ": " .. problem_of(cfg), {
+    case:add("error", "config", case.path .. ": " .. errors._bare(cfg), {
       why = "no manager can be made of it",
       fix = "docs/configuration.md has all keys",
     })
