@@ -2,13 +2,14 @@
 
 local config = require "mtenant.config"
 local errors = require "mtenant.errors"
+local named_servers = require "mtenant.named_servers"
 
 local M = {}
 
 
 -- What has no server at all is asked of DATABASE_URL alone.
 local function without_file(case)
-  if not case.url then
+  if (case.url or "") == "" then
     case:add("error", "config", "there is neither a tenant.config.lua nor "
       .. "DATABASE_URL", {
         why = "without either there is nothing to look at",
@@ -145,8 +146,10 @@ end
 function M.run(case)
   if not case.given then return without_file(case) end
   local ok, cfg = pcall(config.define, case.given)
-  if not ok then
-    case:add("error", "config", case.path .. ": " .. errors._bare(cfg), {
+  local known, wrong
+  if ok then known, wrong = named_servers.of(cfg) else wrong = cfg end
+  if not known then
+    case:add("error", "config", case.path .. ": " .. errors._bare(wrong), {
       why = "no manager can be made of it",
       fix = "docs/configuration.md has all keys",
     })

@@ -3,6 +3,7 @@
 
 local core = require "mtenant.core"
 local mtenant = require "mtenant"
+local named_servers = require "mtenant.named_servers"
 
 local SERVER_MIN = 150000
 local SKEW_WARNING_MS, SKEW_ERROR_MS = 2000, 60000
@@ -66,15 +67,9 @@ end
 
 -- The servers that the configuration names, by name.
 local function servers_of(case)
-  local out = { { url = case.cfg.connection.url } }
-  local names = {}
-  for name in pairs(case.cfg.servers or {}) do names[#names + 1] = name end
-  table.sort(names)
-  for _, name in ipairs(names) do
-    local server = case.cfg.servers[name]
-    out[#out + 1] = { name = name,
-                      url = type(server) == "table" and server.url or server }
-  end
+  local out, named = { { url = case.cfg.connection.url } },
+    named_servers.of(case.cfg)
+  for _, name in ipairs(named.names) do out[#out + 1] = named.by_name[name] end
   return out
 end
 

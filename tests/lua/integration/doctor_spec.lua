@@ -122,6 +122,7 @@ describe("the doctor", function()
     expect(examine { config = config { connection = { pool = { max = 0 } } } },
            "error", "config", "connection.pool.max must be at least 1")
     expect(doctor.run {}, "error", "config", "neither a tenant.config.lua")
+    expect(doctor.run { url = "" }, "error", "config", "neither a tenant.config.lua")
     expect(doctor.run { url = "no url at all =" }, "error", "connect", "")
   end))
 
@@ -208,6 +209,8 @@ describe("the doctor", function()
     local findings = examine { config = config { servers = {
       eu1 = env.server().url,
       us1 = { url = "postgresql://127.0.0.1:1/x" },
+      -- login and database are those of connection.url
+      eu2 = (env.server().url:gsub("//[^@]*@/[^?]*", "///", 1)),
     } } }
     assert.equal("us1", expect(findings, "error", "connect", "refused").server)
     local connected = {}
@@ -216,7 +219,9 @@ describe("the doctor", function()
         connected[#connected + 1] = one.server or "own"
       end
     end
-    assert.same({ "own", "eu1" }, connected)
+    assert.same({ "own", "eu1", "eu2" }, connected)
+    expect(examine { config = config { servers = { eu1 = "no url" } } }, "error",
+           "config", "config.servers.eu1: ")
   end))
 
   it("finds that a server is a standby", env.in_task(function()
