@@ -36,12 +36,19 @@ local function limit_of(row)
 end
 
 
-local function check(case, row, need, wanted)
-  local limit, what = limit_of(row)
+-- How much of it others leave.
+local function free_of(row, limit)
   local free = math.min(limit, row.max - row.reserved - row.others)
   if row.login_limit >= 0 then
     free = math.min(free, row.login_limit - row.of_login)
   end
+  return free
+end
+
+
+local function check(case, row, need, wanted)
+  local limit, what = limit_of(row)
+  local free = free_of(row, limit)
   local fix = ("connection = { max_connections = %d }, or raise the limit")
     :format(math.max(1, math.floor(limit / 2)))
   if need > limit then
@@ -85,8 +92,7 @@ function M.run(case, db)
     return
   end
   local limit, what = limit_of(rows[1])
-  local free = limit - (rows[1].login_limit == limit and rows[1].of_login
-                        or rows[1].others)
+  local free = free_of(rows[1], limit)
   if free < 4 then
     case:add("warning", "budget", ("%s leaves %d connections, and other clients "
       .. "all but %d of them"):format(what, limit, math.max(free, 0)), {

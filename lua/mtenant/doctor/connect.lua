@@ -151,8 +151,7 @@ local function failed(case, err)
 end
 
 
-local ASKING = { "mtenant.doctor.budget", "mtenant.doctor.settings",
-                 "mtenant.doctor.permissions", "mtenant.doctor.discovery" }
+local ASKING = { "budget", "settings", "permissions", "discovery" }
 
 
 local function check_server(case, server)
@@ -167,7 +166,9 @@ local function check_server(case, server)
       return
     end
     case.hello, case.pooled, case.server_url = hello, pooled, server.url
-    for _, name in ipairs(ASKING) do require(name).run(case, db) end
+    for _, name in ipairs(ASKING) do
+      require("mtenant.doctor." .. name).run(case, db)
+    end
   end)
   manager:dispose(1000)
   if not ran then error(why, 0) end

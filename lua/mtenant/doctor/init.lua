@@ -66,13 +66,8 @@ function case_methods:ask(check, db, sql, ...)
 end
 
 
--- in their order; each is told the case
-local CHECKS = {
-  { "config", "mtenant.doctor.config" },
-  { "versions", "mtenant.doctor.versions" },
-  { "folders", "mtenant.doctor.folders" },
-  { "connect", "mtenant.doctor.connect" }, -- and all that ask a server
-}
+-- modules, in their order; "connect" calls those that ask a server
+local CHECKS = { "config", "versions", "folders", "connect" }
 
 
 --- Looks at everything; call it in a task.
@@ -88,9 +83,9 @@ function M.run(given)
     findings = {},
   }, case_mt)
   for _, check in ipairs(CHECKS) do
-    local ok, err = pcall(require(check[2]).run, case)
+    local ok, err = pcall(require("mtenant.doctor." .. check).run, case)
     if not ok then
-      case:add("error", check[1], "the check itself failed: "
+      case:add("error", check, "the check itself failed: "
                .. errors.text_of(err))
     end
     if not mtenant.sleep(0) then break end -- it is to stop
