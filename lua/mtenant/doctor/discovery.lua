@@ -167,28 +167,35 @@ local function fix_of(kind, row, login)
 end
 
 
-local function check_roles(case, db, targets)
-  local found, any = { missing = {}, refused = {}, shut = {} }, false
-  for first = 1, #targets, AT_A_TIME do
+-- Rows by what is wrong with each; nil where that could not be seen.
+local function role_trouble(case, db, with_roles)
+  local found = { missing = {}, refused = {}, shut = {} }
+  for first = 1, #with_roles, AT_A_TIME do
     local roles, schemas = {}, {}
-    for i = first, math.min(first + AT_A_TIME - 1, #targets) do
-      if targets[i].role then
-        roles[#roles + 1] = targets[i].role
-        schemas[#schemas + 1] = targets[i].schema
-      end
+    for i = first, math.min(first + AT_A_TIME - 1, #with_roles) do
+      roles[#roles + 1] = with_roles[i].role
+      schemas[#schemas + 1] = with_roles[i].schema
     end
-    local rows = #roles > 0 and case:ask("permissions", db, ROLES_SQL,
-      markers.array(roles), markers.array(schemas)) or {}
-    any = any or #roles > 0
+    local rows = case:ask("permissions", db, ROLES_SQL, markers.array(roles),
+                          markers.array(schemas))
+    if not rows then return nil end
     for _, row in ipairs(rows) do
-      for _, kind in ipairs(ROLE_TROUBLE) do
-        if row[kind[1]] then
-          table.insert(found[kind[1]], row)
-          break
-        end
-      end
+      local kind = row.missing and "missing" or row.refused and "refused"
+        or row.shut and "shut"
+      if kind then table.insert(found[kind], row) end
     end
   end
+  return found
+end
+
+
+local function check_roles(case, db, targets)
+  local with_roles = {}
+  for _, target in ipairs(targets) do
+    if target.role then with_roles[#with_roles + 1] = target end
+  end
+  local found = role_trouble(case, db, with_roles)
+  if not found then return end
   local bad = false
   for _, kind in ipairs(ROLE_TROUBLE) do
     local rows, names = found[kind[1]], {}
@@ -202,7 +209,7 @@ local function check_roles(case, db, targets)
       })
     end
   end
-  if any and not bad then
+  if #with_roles > 0 and not bad then
     case:add("ok", "permissions", "the login may take each tenant's role")
   end
 end
