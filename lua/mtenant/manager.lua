@@ -331,6 +331,7 @@ function methods:dispose(timeout_ms)
     while not over do core.run_once(true) end
   end
   if self._migrator then self._migrator:dispose(timeout_ms) end
+  if self._config.log then self._log:flush() end
   return true
 end
 

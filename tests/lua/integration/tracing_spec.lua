@@ -252,6 +252,22 @@ describe("log lines", function()
     assert.has_error(function() env.manager { log = { level = "loud" } } end)
   end))
 
+  it("end with what a manager's log has held back", env.in_task(function()
+    local lines = {}
+    local manager = env.manager {
+      log = { bare = true, burst = 1,
+              sink = function(_, line) lines[#lines + 1] = line end },
+      hooks = { on_pool_created = function() error("deaf", 0) end },
+    }
+    env.must(manager:get_db("acme"):query("SELECT 1"))
+    env.must(manager:get_db("globex"):query("SELECT 1"))
+    assert.equal(1, #lines)
+    manager:dispose()
+    assert.same({ "[mtenant] error in hooks.on_pool_created: deaf",
+                  "[mtenant] error in hooks.on_pool_created: deaf "
+                    .. "(repeated 1 times within 60 s)" }, lines)
+  end))
+
   it("are those of listeners and policies, too", env.in_task(function()
     local logger, lines = collecting()
     local said = env.stderr_of(function()
