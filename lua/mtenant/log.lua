@@ -238,14 +238,26 @@ end
 
 -- ---- the default log -------------------------------------------------------
 
-local default
+local default, first
 
 
 --- The log of what belongs to no manager, and of managers without their own.
 ---@return mtenant.Log
 function M.default()
-  default = default or M.new({ bare = true })
+  if not default then
+    first = M.new({ bare = true })
+    default = first
+  end
   return default
+end
+
+
+--- Writes a line to the default log if that is another than the first one: what
+--- was told on standard error already, in words for people.
+---@param level string
+---@param message string
+function M._also(level, message)
+  if default ~= first then default:log(level, message) end
 end
 
 

@@ -34,8 +34,10 @@ local EXIT = setmetatable({}, {
 local M = {}
 
 
+-- To who has started the program; and to the log that the script has set up.
 local function complain(run, message)
   io.stderr:write(run.opts.name, ": ", message, "\n")
+  mtenant.log._also("error", run.opts.name .. ": " .. message)
 end
 
 

@@ -58,6 +58,16 @@ describe("mtenant-run", function()
     end)
   end)
 
+  it("says why a script has failed in the script's log, too", function()
+    write("s.lua", "require('mtenant').log.set_default { path = 'app.log', "
+      .. "format = 'json' }\nerror('broken')")
+    local result = run("s.lua")
+    assert.equal(1, result.status)
+    assert.matches("^mtenant%-run: s.lua:2: broken\n", result.err)
+    assert.matches('^{"time":"[^"]+","level":"error","message":'
+      .. '"mtenant%-run: s.lua:2: broken\\n[^\n]+}\n$', read("app.log"))
+  end)
+
   describe("runs", function()
     it("code of -e before the script, in one global environment", function()
       write("s.lua", "print(x, y)")
