@@ -120,19 +120,34 @@ local function whole_status(self)
 end
 
 
--- The only manager, if it was given no name, needs no label.
-local function by_name(managers)
-  local first, out = managers[1], {}
-  if #managers == 1 and not first._config.name then return first end
-  for _, manager in ipairs(managers) do out[manager:get_name()] = manager end
+-- What is known of each manager's servers without another look.
+local function known_health(self)
+  local out = {}
+  for _, one in ipairs(status.health(self).managers) do
+    if one.status ~= "unknown" then
+      out[one.name] = { healthy = one.status ~= "unhealthy" }
+    end
+  end
   return out
+end
+
+
+-- The only manager, if it was given no name, needs no label.
+local function by_name(managers, known)
+  local first, out = managers[1], {}
+  if #managers == 1 and not first._config.name then
+    return first, known[first:get_name()]
+  end
+  for _, manager in ipairs(managers) do out[manager:get_name()] = manager end
+  return out, known
 end
 
 
 local function metrics(self, request)
   local openmetrics = prometheus.wants_openmetrics(request.accept)
-  local text, err = prometheus.render(by_name(self.managers()),
-                                      { openmetrics = openmetrics })
+  local managers, known = by_name(self.managers(), known_health(self))
+  local text, err = prometheus.render(managers, { openmetrics = openmetrics,
+                                                  health = known })
   if not text then error(err, 0) end
   return 200, http.headers(prometheus.content_type(openmetrics)), text
 end

@@ -72,11 +72,18 @@ describe("the admin endpoint", function()
   it("looks at a server that was never used", env.in_task(function()
     local manager = env.manager({}, server)
     start { managers = { manager } }
+    local function told()
+      return client.get(endpoint, "/metrics").body:match(
+        "\nmtenant_health_status (%d)\n")
+    end
     assert.equal(200, (ask("/health")))
+    assert.equal("1", told())
     server:stop("immediate")
     assert.is_true(wait_for(503, 10000) < 2000)
+    assert.equal("0", told())
     server:start()
     assert.is_true(wait_for(200, 10000) < 1500)
+    assert.equal("1", told())
   end, 120000))
 
   it("looks though statements fail fast", env.in_task(function()
