@@ -22,10 +22,10 @@ end
 
 
 local function row(s)
-  local unit, labels = series.unit(s), series.labels(s)
+  local labels = series.labels(s)
   for i, label in ipairs(labels) do labels[i] = "`" .. label .. "`" end
   return ("| `mtenant_%s` | %s | %s | %s | %s | %s |"):format(
-    s[1], s[2], unit ~= "" and unit or "", table.concat(labels, ", "),
+    s[1], s[2], series.unit(s), table.concat(labels, ", "),
     cell(s.help), cell(s.alert or ""))
 end
 

@@ -2,6 +2,7 @@
 -- its admin endpoint. It blocks, which harms nobody in a program that does
 -- nothing else.
 
+local address = require "mtenant.admin.address"
 local auth = require "mtenant.admin.auth"
 local markers = require "mtenant.markers"
 local mtenant = require "mtenant"
@@ -9,7 +10,7 @@ local mtenant = require "mtenant"
 local has_http, http = pcall(require, "socket.http")
 local has_ltn12, ltn12 = pcall(require, "ltn12")
 
-local DEFAULT, PORT = "127.0.0.1:9187", "9187"
+local PORT = address.DEFAULT:match("%d+$")
 local TIMEOUT_MS = 5000
 
 -- it could not be asked, so nothing is known
@@ -81,6 +82,12 @@ local function authorization(run)
 end
 
 
+-- Whom to ask.
+local function asked(run)
+  return run.opts.admin or os.getenv("MTENANT_ADMIN") or address.DEFAULT
+end
+
+
 local function check_library(run)
   if not has_http or not has_ltn12 then
     run:fail("LuaSocket is not installed (Debian: lua-socket)", UNKNOWN)
@@ -94,7 +101,7 @@ end
 ---@return fun(path: string, accept?: string): integer, string
 function M.client(run)
   check_library(run)
-  local text = run.opts.admin or os.getenv("MTENANT_ADMIN") or DEFAULT
+  local text = asked(run)
   local place, wrong = M.parse(text)
   if not place then run:usage(wrong) end
   local credentials = authorization(run)
@@ -128,7 +135,7 @@ function M.document(run, ask, path)
   local ok, document = pcall(markers.decode, text)
   if status ~= 200 and status ~= 503 or not ok or type(document) ~= "table" then
     run:fail(("%s is no admin endpoint of mtenant: status %d"):format(
-      run.opts.admin or os.getenv("MTENANT_ADMIN") or DEFAULT, status), UNKNOWN)
+      asked(run), status), UNKNOWN)
   end
   return document, text, status
 end
