@@ -108,6 +108,13 @@ static int write_text(lua_State *L) {
   return 2;
 }
 
+/* wait(ms): until something can be written, so long at most */
+static int wait_writable(lua_State *L) {
+  struct pollfd p = {.fd = check(L)->fd, .events = POLLOUT};
+  poll(&p, 1, (int)luaL_checknumber(L, 2));
+  return 0;
+}
+
 /* reopen() -> true | nil, message: the file of that name, which may be another
  * one now; the old one stays where that fails */
 static int reopen(lua_State *L) {
@@ -160,6 +167,7 @@ const luaL_Reg mt_lua_log_functions[] = {{"log_file", log_file},
 
 void mt_lua_log_register(lua_State *L) {
   static const luaL_Reg methods[] = {{"write", write_text},
+                                     {"wait", wait_writable},
                                      {"reopen", reopen},
                                      {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", close_file}, {NULL, NULL}};

@@ -10,6 +10,7 @@ local core = require "mtenant.core"
 
 local SLOW_MS = 5
 local REST = 9
+local WAIT_MS = 100 -- at a time, for a pipe that is full
 local LINES_MAX, BYTES_MAX = 1000, 262144
 
 -- tests put another in its place, to hear what is said
@@ -95,10 +96,13 @@ end
 function methods:flush(timeout_ms)
   local until_ms = mono_ms() + (timeout_ms or 0)
   tell_lost(self)
-  repeat
+  while true do
     local ok = drain(self, true)
     tell_lost(self)
-  until not ok or self.first > self.last or mono_ms() >= until_ms
+    local left_ms = until_ms - mono_ms()
+    if not ok or self.first > self.last or left_ms <= 0 then break end
+    self.file:wait(math.min(left_ms, WAIT_MS))
+  end
   return self.first > self.last
 end
 
