@@ -397,9 +397,9 @@ end
 
 
 -- "text/plain;version=0.0.4;q=0.3" -> "text/plain", 0.3
-local function media_range(text)
-  local kind = text:match("^%s*([^%s;,]+)")
-  local q = text:match(";%s*[qQ]%s*=%s*([^%s;]*)")
+local function media_range(item)
+  local kind = item:match("^%s*([^%s;,]+)")
+  local q = item:match(";%s*[qQ]%s*=%s*([^%s;]*)")
   return kind and kind:lower(), q and (tonumber(q) or 0) or 1
 end
 
