@@ -33,9 +33,8 @@ void mt_lexer_init(mt_lexer *lx, const char *sql, size_t len) {
   lx->broken = len > 0 && memchr(sql, '\0', len) != NULL;
 }
 
-bool mt_token_is(const mt_token *t, const char *word) {
+bool mt__token_same(const mt_token *t, const char *word) {
   size_t i;
-  if (t->kind != MT_TOK_WORD) return false;
   for (i = 0; i < t->len; i++) {
     /* stops at the word's NUL, though the text may have one too */
     if (word[i] == '\0' || lower(t->text[i]) != word[i]) return false;

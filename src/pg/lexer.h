@@ -33,8 +33,14 @@ typedef struct mt_lexer {
 void mt_lexer_init(mt_lexer *lx, const char *sql, size_t len);
 /* Comments and blanks are skipped; MT_TOK_END for ever at the end. */
 mt_token mt_lexer_next(mt_lexer *lx);
-/* A name or keyword in any case; `word` is in lower case. */
-bool mt_token_is(const mt_token *t, const char *word);
+bool mt__token_same(const mt_token *t, const char *word);
+/* A name or keyword in any case; `word` is in lower case. Inline, as each token
+ * is asked for many words: most differ in their first letter. */
+static inline bool mt_token_is(const mt_token *t, const char *word) {
+  return t->kind == MT_TOK_WORD &&
+         (*t->text == *word || (*t->text | 0x20) == *word) &&
+         mt__token_same(t, word);
+}
 bool mt_token_is_char(const mt_token *t, char c);
 
 #endif
