@@ -10,12 +10,14 @@ local format, ipairs = string.format, ipairs
 local M = {}
 
 
--- What was wanted and what is there, where that is no list of ids.
-local function not_a_list(ids)
-  if type(ids) ~= "table" then return "a list of ids", "it returned a " .. type(ids) end
+-- What is wrong where that is no list of ids; `got`: how what is there came.
+local function not_a_list(ids, got)
+  if type(ids) ~= "table" then
+    return format("a list of ids, %s a %s", got, type(ids))
+  end
   for i, id in ipairs(ids) do
     if type(id) ~= "string" then
-      return "a list of strings", format("item %d is a %s", i, type(id))
+      return format("a list of strings, item %d is a %s", i, type(id))
     end
   end
 end
@@ -24,11 +26,8 @@ end
 --- A list of ids, each once; raises misuse where it is none.
 ---@param what string  whose argument it is
 function M.check(ids, what)
-  local wanted, got = not_a_list(ids)
-  if wanted then
-    errors.misuse(3, "%s: ids must be %s, %s", what, wanted,
-                  (got:gsub("^it returned", "got")))
-  end
+  local problem = not_a_list(ids, "got")
+  if problem then errors.misuse(3, "%s: ids must be %s", what, problem) end
   local out, seen = {}, {}
   for _, id in ipairs(ids) do
     if not seen[id] then out[#out + 1] = id end
@@ -68,10 +67,9 @@ function M.discover(self)
     return nil, errors.new("policy",
                            "tenant_discovery failed: " .. errors.text_of(why))
   end
-  local wanted, got = not_a_list(ids)
-  if wanted then
-    return nil, errors.new("policy", format(
-      "tenant_discovery must return %s, %s", wanted, got))
+  local problem = not_a_list(ids, "it returned")
+  if problem then
+    return nil, errors.new("policy", "tenant_discovery must return " .. problem)
   end
   return M.check(ids, "tenant_discovery")
 end

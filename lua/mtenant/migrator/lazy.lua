@@ -103,9 +103,14 @@ local function work(self, inside, queue)
 end
 
 
+local function database_of(route)
+  return (route.url or "") .. "\0" .. (route.database or "")
+end
+
+
 -- Those of one database, so that none waits for another one's server.
 local function enqueue(self, inside, id, route)
-  local key = (route.url or "") .. "\0" .. (route.database or "")
+  local key = database_of(route)
   local queue = self.lazy.queues[key] or { ids = {} }
   self.lazy.queues[key] = queue
   queue.ids[#queue.ids + 1] = id
@@ -132,8 +137,7 @@ end
 
 
 local function place_of(route)
-  return (route.url or "") .. "\0" .. (route.database or "") .. "\0"
-    .. (route.schema or "")
+  return database_of(route) .. "\0" .. (route.schema or "")
 end
 
 
