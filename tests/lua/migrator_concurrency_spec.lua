@@ -9,11 +9,11 @@ local concurrency = require "mtenant.migrator.concurrency"
 local function simulate(jobs, speed, noise)
   local c, now, seen = concurrency.new("auto"), 0, {}
   math.randomseed(7)
-  for _ = 1, jobs do
+  for i = 1, jobs do
     seen[c.limit] = (seen[c.limit] or 0) + 1
     local factor = 1 + (math.random() * 2 - 1) * noise
     now = now + 1000 / (speed(c.limit) * factor)
-    c:done(now)
+    c:done(now, jobs - i)
   end
   return seen, jobs / now * 1000
 end
@@ -49,6 +49,11 @@ describe('concurrency = "auto"', function()
     assert.is_true(seen[16] > 15000)
   end)
 
+  it("tries nothing in a run that is over before it would pay", function()
+    local seen = simulate(200, function(limit) return 150 * limit end, 0)
+    assert.same({ [2] = 200 }, seen)
+  end)
+
   it("stays with few where more are no faster", function()
     local seen = simulate(10000, function() return 300 end, 0.1)
     assert.is_true((seen[2] or 0) + (seen[3] or 0) > 9000)
@@ -66,7 +71,7 @@ describe('concurrency = "auto"', function()
 
   it("is a number where one is given", function()
     local c = concurrency.new(7)
-    for i = 1, 1000 do c:done(i * 10) end
+    for i = 1, 1000 do c:done(i * 10, 1000 - i) end
     assert.equal(7, c.limit)
   end)
 end)

@@ -1,7 +1,8 @@
 --- How many connections work at a time. A number stays what it is; "auto" finds
 -- out, by how many jobs a second are done: it begins with two, tries one more for a
 -- moment, and stays with what was better. It never stops trying, but waits longer
--- after each try that was in vain. Pure: the clock is an argument.
+-- after each try that was in vain, and tries nothing when the end is near: a new
+-- connection has to earn what it costs. Pure: the clock is an argument.
 
 local M = {}
 
@@ -11,6 +12,7 @@ local WINDOW_MS = 150
 local JOBS_EACH = 3 -- at least so many for each connection, in a window
 local BETTER = 1.06 -- so much faster, for one more connection
 local LONGEST_WAIT = 32 -- windows
+local WORTH_MS = 1000 -- a try, as long as there is work for
 
 local methods = {}
 local mt = { __index = methods }
@@ -46,7 +48,7 @@ local function go_home(self)
 end
 
 
-local function judge(self, rate)
+local function judge(self, rate, left)
   if self.limit > self.home then
     if rate <= self.rate * BETTER then return go_home(self) end
     settle(self, self.limit, rate)
@@ -59,13 +61,14 @@ local function judge(self, rate)
     self.rate = self.rate and (self.rate + rate) / 2 or rate
     self.patience = self.patience - 1
   end
-  if self.patience <= 0 then try_next(self) end
+  if self.patience <= 0 and left >= rate * WORTH_MS then try_next(self) end
 end
 
 
 --- A job is done.
 ---@param now number  milliseconds
-function methods:done(now)
+---@param left integer  jobs that nobody has begun
+function methods:done(now, left)
   if not self.auto then return end
   if self.skip > 0 then
     self.skip, self.since = self.skip - 1, now
@@ -77,7 +80,7 @@ function methods:done(now)
   if self.jobs < JOBS_EACH * self.limit or took < WINDOW_MS then return end
   local rate = self.jobs / took
   self.jobs, self.since = 0, now
-  judge(self, rate)
+  judge(self, rate, left)
 end
 
 

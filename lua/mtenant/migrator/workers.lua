@@ -79,7 +79,7 @@ end
 
 local function finish(self, job, err)
   self.settle(job, err)
-  self.control:done(core.now_ms())
+  self.control:done(core.now_ms(), self.left)
   self.start_one()
 end
 
