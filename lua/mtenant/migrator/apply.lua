@@ -152,7 +152,6 @@ local function guard(session, unit)
   if unit.locked then return nil end
   local text = script.new()
   text:add("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY")
-  text:look(unit)
   text:guard(unit)
   text:add("COMMIT")
   return send(session, unit, text)

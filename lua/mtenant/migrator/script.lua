@@ -190,10 +190,12 @@ function methods:look(unit)
 end
 
 
---- Fails where another runner has the tenant, or has had it meanwhile.
+--- Fails where another runner has the tenant, or has had it meanwhile. The lock
+-- comes first: what fails as changed has it.
 function methods:guard(unit)
   self:add(format("SELECT 1 / (pg_catalog.pg_try_advisory_lock(%d, %d))"
     .. "::pg_catalog.int4", unit.lock[1], unit.lock[2]), 1, "locked")
+  self:look(unit)
   self:add(format("SELECT 1 / (%s)::pg_catalog.int4",
     state.unchanged_sql(unit.state, unit.tracking)), 1, "changed")
 end
@@ -202,8 +204,7 @@ end
 --- BEGIN, with what has to come before the first file.
 function methods:begin(unit, guarded)
   self:add("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
-  self:look(unit)
-  if guarded then self:guard(unit) end
+  if guarded then self:guard(unit) else self:look(unit) end
   if not unit.has_table then self:add(M.create(unit)) end
 end
 

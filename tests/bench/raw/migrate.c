@@ -55,12 +55,12 @@ static char *add_look(char *at, int tenant) {
 }
 
 static char *add_guard(char *at, int tenant) {
+  at += sprintf(at, "SELECT 1 / (pg_try_advisory_lock(7, %d))::int4;", tenant);
   at = add_look(at, tenant);
   return at + sprintf(at,
-                      "SELECT 1 / (pg_try_advisory_lock(7, %d))::int4;"
                       "SELECT 1 / (to_regclass('m_%04d.__drizzle_migrations') "
                       "IS NULL)::int4;",
-                      tenant, tenant);
+                      tenant);
 }
 
 static char *add_checksums(char *at, int tenant) {

@@ -77,6 +77,20 @@ describe("runners of migrations", function()
     all_well(assert(migrator():migrate_all()))
   end))
 
+  it("have a tenant's lock before they look at it, and give back none but that",
+    task(function()
+      local m = migrator({ hooks = { before_tenant = function(id)
+        -- what was read of it is old by now
+        if id == "b" then env.sql("ALTER SCHEMA m_b RENAME TO m_x") end
+      end } })
+      local before = #env.server():log()
+      local results = assert(m:migrate_all())
+      env.sql("ALTER SCHEMA m_x RENAME TO m_b")
+      assert.equal("tenant_not_found", results.details[2].error.code)
+      assert.equal(4, results.succeeded)
+      assert.is_nil(env.server():log():find("you don't own a lock", before, true))
+    end))
+
   it("change formats alone, however many connections there may be",
     task(function()
       all_well(assert(migrator():migrate_all()))
