@@ -229,6 +229,7 @@ end
 -- ---- runs ------------------------------------------------------------
 
 local CHECKSUMS_SQL = [[
+  SELECT pg_catalog.pg_advisory_xact_lock(%d, 0);
   CREATE SCHEMA IF NOT EXISTS mtenant;
   CREATE TABLE IF NOT EXISTS mtenant.checksums (
     schema_name text NOT NULL, table_name text NOT NULL, name text NOT NULL,
@@ -237,19 +238,24 @@ local CHECKSUMS_SQL = [[
     PRIMARY KEY (schema_name, table_name, name))]]
 
 
--- The side table of checksums, once per database.
-local function ensure_checksums(self, queue)
+-- Opens another connection, for a worker to find.
+local function connect_one_more(db)
+  task.spawn(db.transaction, db, function() end).observed = true
+end
+
+
+-- The side table of checksums, once per database; meanwhile the connection of the
+-- second of `several` workers is opened.
+local function ensure_checksums(self, queue, several)
   if not self.opts.checksums then return true end
   local there = true
   for _, job in ipairs(queue) do there = there and job.unit.checksums end
   if there then return true end
   local ok, err = queue.db:transaction(function(tx)
-    local _, why = tx:query("SELECT pg_catalog.pg_advisory_xact_lock($1, $2)",
-                            locks.of_run("mtenant.checksums")[1], 0)
-    if why then return nil, why end
-    _, why = tx:exec(CHECKSUMS_SQL)
-    if why then return nil, why end
-    return true
+    if several then connect_one_more(queue.db) end
+    local _, why = tx:exec(format(CHECKSUMS_SQL,
+                                  locks.of_run("mtenant.checksums")[1]))
+    return not why or nil, why
   end)
   if not ok then
     if err.sqlstate == "42501" then
@@ -278,7 +284,9 @@ local function bring_up(self, units, o, kind, started)
   local choose = choose_pending(o)
   return run.execute(self, units, o, {
     started = started, kind = kind or "tenant",
-    prepare = function(queue) return ensure_checksums(self, queue) end,
+    prepare = function(queue)
+      return ensure_checksums(self, queue, #queue > 1 and o.concurrency ~= 1)
+    end,
     select = function(unit) return choose(unit.plan) end,
     action = function(session, unit)
       return apply.run(session, unit, choose, "up")
