@@ -83,7 +83,7 @@ describe("what the migrator costs", function()
       assert.is_true(connections <= 4, connections)
       -- the files of a tenant are in one text
       local texts = 0
-      for text in log:gmatch("statement: (BEGIN ISOLATION.-)LOG: ") do
+      for text in (log .. "LOG: "):gmatch("statement: (BEGIN ISOLATION.-)LOG: ") do
         texts = texts + 1
         assert.matches("CREATE TABLE b .*COMMIT.*BEGIN.*CREATE TABLE c .*COMMIT",
                        text)
