@@ -22,7 +22,6 @@ struct mt_listener_ud {
   mt_listener *listener; /* NULL: closed for good */
   mt_list events;
   mt_error *lost; /* why it is closed; told when the events are taken */
-  bool is_lost;
   mt_op *waiter;
 };
 
@@ -65,7 +64,6 @@ static void on_close(void *data, const mt_error *err) {
   mt_error_unref(u->lost);
   u->lost = err ? mt_error_ref(err)
                 : mt_error_new(MT_E_CONNECTION_LOST, "the listener was closed");
-  u->is_lost = true;
   wake(u);
 }
 
@@ -99,7 +97,6 @@ static void forget_events(mt_listener_ud *u) {
   }
   mt_error_unref(u->lost);
   u->lost = NULL;
-  u->is_lost = false;
 }
 
 /* open() -> true | nil, err: begins to connect */
@@ -132,7 +129,7 @@ static int l_take(lua_State *L) {
   op->lease_ref = luaL_ref(L, LUA_REGISTRYINDEX); /* u lives as long */
   if (u->events.len > 0)
     mt_op_finish(op, NULL);
-  else if (u->is_lost)
+  else if (u->lost)
     mt_op_finish(op, mt_error_ref(u->lost));
   else
     u->waiter = op;
@@ -188,15 +185,11 @@ static int l_close(lua_State *L) {
   if (!l) return 0;
   u->listener = NULL;
   forget_events(u);
-  u->is_lost = true;
-  u->lost = mt_error_new(MT_E_CANCELLED, "the listener was closed");
   if (u->waiter && !u->rt->closing) {
     mt_op *op = u->waiter;
     u->waiter = NULL;
-    mt_op_finish(op, mt_error_ref(u->lost));
+    mt_op_finish(op, mt_error_new(MT_E_CANCELLED, "the listener was closed"));
   }
-  mt_error_unref(u->lost);
-  u->lost = NULL;
   mt_listener_free(l);
   return 0;
 }
