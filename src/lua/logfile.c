@@ -69,16 +69,18 @@ static logfile *check(lua_State *L) {
   return luaL_checkudata(L, 1, MT_LUA_LOGFILE);
 }
 
-/* True: so much as one chunk goes without waiting. */
-static bool ready(const logfile *f) {
+/* 1: so much as one chunk goes without waiting; 0: it does not; -1: the reader
+ * of a pipe has gone, and writing would be a SIGPIPE. */
+static int room(const logfile *f) {
   struct pollfd p = {.fd = f->fd, .events = POLLOUT};
-  return poll(&p, 1, 0) == 1 && p.revents & POLLOUT;
+  if (poll(&p, 1, 0) != 1) return 0;
+  return p.revents & (POLLERR | POLLNVAL) ? -1 : (p.revents & POLLOUT) != 0;
 }
 
-/* The reader of a pipe has gone: writing would be a SIGPIPE. */
-static bool deaf(const logfile *f) {
-  struct pollfd p = {.fd = f->fd, .events = POLLOUT};
-  return poll(&p, 1, 0) == 1 && p.revents & (POLLERR | POLLNVAL);
+static int failed_since(lua_State *L, int error, double began) {
+  failed(L, error);
+  lua_pushnumber(L, clock_ms(CLOCK_MONOTONIC) - began);
+  return 3;
 }
 
 /* write(text, from) -> next position, ms it took | nil, message, ms; the
@@ -88,19 +90,17 @@ static int write_text(lua_State *L) {
   size_t len, at;
   const char *text = luaL_checklstring(L, 2, &len);
   double began = clock_ms(CLOCK_MONOTONIC);
+  int can;
   at = (size_t)luaL_optinteger(L, 3, 1) - 1;
-  if (f->fd < 0) return failed(L, EBADF);
-  if (deaf(f)) return failed(L, EPIPE);
-  while (at < len && ready(f)) {
+  if (f->fd < 0) return failed_since(L, EBADF, began);
+  while (at < len && (can = room(f)) != 0) {
     size_t n = len - at < CHUNK ? len - at : CHUNK;
-    ssize_t done = write(f->fd, text + at, n);
+    ssize_t done;
+    if (can < 0) return failed_since(L, EPIPE, began);
+    done = write(f->fd, text + at, n);
     if (done < 0 && errno == EINTR) continue;
     if (done < 0 && errno == EAGAIN) break;
-    if (done < 0) {
-      failed(L, errno);
-      lua_pushnumber(L, clock_ms(CLOCK_MONOTONIC) - began);
-      return 3;
-    }
+    if (done < 0) return failed_since(L, errno, began);
     at += (size_t)done;
   }
   lua_pushinteger(L, (lua_Integer)at + 1);

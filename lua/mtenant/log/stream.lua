@@ -34,7 +34,7 @@ local function drain(self, hurry)
     if not hurry and mono_ms() < self.rests_until then return true end
     local line = self.kept[self.first]
     local at, took_ms, failed_ms = self.file:write(line, self.at)
-    local spent_ms = at and took_ms or failed_ms or 0
+    local spent_ms = at and took_ms or failed_ms
     if spent_ms > SLOW_MS then
       self.rests_until = mono_ms() + spent_ms * REST
     end
