@@ -241,11 +241,9 @@ static void set_shared(const seeing *s) {
   lua_setfield(s->L, -2, "shared_view");
 }
 
-/* metrics() -> { servers, tenants, tallies, others, shared, nowhere, evictions,
- * ... }; of what is not counted nothing but servers and evictions. The tenants'
- * counts are filled in by tallies:fill(i, tenants[i]). */
-static int metrics(lua_State *L) {
-  const mt_manager *m = mt_lua_check_manager(L)->m;
+/* Protected: (an open manager) -> what metrics() returns */
+static int tell(lua_State *L) {
+  const mt_manager *m = ((mt_manager_ud *)lua_touserdata(L, 1))->m;
   const mt_traffic *nowhere = mt_manager_nowhere(m);
   seeing s = {L, m, mt_reactor_now(mt_manager_reactor(m)), NULL};
   int i;
@@ -272,6 +270,24 @@ static int metrics(lua_State *L) {
   lua_setfield(L, -2, "tenants");
   set_others(&s);
   return 1;
+}
+
+/* metrics() -> { servers, tenants, tallies, others, shared, nowhere, evictions,
+ * ... }; of what is not counted nothing but servers and evictions. The tenants'
+ * counts are filled in by tallies:fill(i, tenants[i]). Without the collector:
+ * it may end a stream, which counts, which may give the place of a tenant that
+ * is being looked at to another one. */
+static int metrics(lua_State *L) {
+  bool runs = mt_lua_gc_runs(L);
+  int rc;
+  mt_lua_check_manager(L);
+  lua_settop(L, 1);
+  lua_pushcfunction(L, tell);
+  lua_insert(L, 1);
+  if (runs) mt_lua_gc(L, LUA_GCSTOP);
+  rc = lua_pcall(L, 1, 1, 0);
+  if (runs) mt_lua_gc(L, LUA_GCRESTART);
+  return rc == LUA_OK ? 1 : lua_error(L);
 }
 
 /* entry(id) -> { schema, server, total, idle, waiting, idle_ms } or nil */

@@ -5,6 +5,8 @@ local core = require "mtenant.core"
 local env = require "tests.support.env"
 local mtenant = require "mtenant"
 
+local jit = rawget(_G, "jit")
+
 
 local LEDGER = { "statements", "ambiguous", "leases", "bytes_sent",
                  "bytes_received" }
@@ -87,6 +89,27 @@ describe("get_metrics", function()
     local none, err = manager:get_metrics()
     assert.is_nil(none)
     assert.equal("disposed", err.code)
+  end))
+
+  -- the end of a stream counts, and may give one tenant's place to another
+  it("is told without the collector, which ends what was forgotten",
+     env.in_task(function()
+    if jit then pending("its collector may take a step just before") end
+    local manager = env.manager()
+    assert(manager:get_db("acme"):query("SELECT 1"))
+    local ended = false
+    collectgarbage()
+    collectgarbage("stop")
+    setmetatable({}, { __gc = function() ended = true end })
+    collectgarbage("incremental", 100, 1000, 40) -- all there is in one step
+    collectgarbage("restart")
+    local raw = manager._core:metrics()
+    local meanwhile = ended
+    collectgarbage("incremental", 200, 100, 13)
+    collectgarbage()
+    assert.is_false(meanwhile)
+    assert.is_true(ended)
+    raw.tallies:close()
   end))
 
   it("has connections of servers, and of a tenant what it holds now",
