@@ -232,9 +232,11 @@ static int l_cancel(lua_State *L) {
       }
       return 0;
     case MT_OP_ACQUIRE:
-    case MT_OP_ROUTE:
       cancel_acquire(op);
       mt_tenant_note_failed(op->tenant, code);
+      break;
+    case MT_OP_ROUTE: /* is no lease */
+      cancel_acquire(op);
       break;
     case MT_OP_FETCH:
       op->lease_ud->fetch = NULL;

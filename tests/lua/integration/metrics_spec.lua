@@ -227,6 +227,28 @@ describe("get_metrics", function()
     assert.equal(8, m.servers[1].queue_full)
   end))
 
+  -- it is no lease, whether its end is said by the route or by the caller
+  it("counts no wait for a route", env.in_task(function()
+    local manager = env.manager {
+      resolve = function(id)
+        if id == "nobody" then return nil, "no such tenant" end
+        mtenant.sleep(5000)
+      end,
+    }
+    local _, err = manager:get_db("nobody"):reader():query("SELECT 1")
+    assert.equal("tenant_not_found", err.code)
+    local task = mtenant.spawn(function()
+      return manager:get_db("acme"):reader():query("SELECT 1")
+    end)
+    mtenant.sleep(20)
+    task:cancel()
+    _, err = task:await()
+    assert.equal("cancelled", err.code)
+    local all = totals(manager)
+    assert.equal(0, all.statements)
+    assert.same({}, all.errors)
+  end))
+
   it("counts what a lost connection leaves open", env.in_task(function()
     local manager = env.manager { connection = { pool = { max = 1 } } }
     local db = assert(manager:get_db_async("acme"))
