@@ -1,7 +1,8 @@
 /*
  * watch_fd(fd, fn, background) -> watcher: calls fn on the loop while fd is
  * readable, for the runner's signal pipe and the like. The descriptor stays
- * the caller's. A background watcher is nothing that a task may wait for.
+ * the caller's. A background watcher is nothing that a task may wait for, and
+ * does not keep a host's loop running.
  */
 #include <string.h>
 
@@ -40,6 +41,7 @@ int mt_lua_watch_fd(lua_State *L) {
   w->rt->watchers++;
   w->rt->background += background;
   mt_io_set(w->rt->loop->reactor, &w->io, fd, MT_READ);
+  mt_io_set_background(&w->io, background);
   return 1;
 }
 

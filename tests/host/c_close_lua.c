@@ -1,8 +1,11 @@
 /*
  * A host that closes its lua_State while everything is under way: what is open
  * is closed by the host's loop, and nobody calls into the state that is gone.
+ * And one whose loop is kept by nothing that is in the background.
  * Run by c_hosts.sh. Prints `ok NAME` for each check.
  */
+#define _POSIX_C_SOURCE 200809L
+
 #include <ev.h>
 #include <lauxlib.h>
 #include <lua.h>
@@ -11,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "check.h"
 
@@ -85,11 +89,42 @@ static void close_after(double seconds) {
   ev_loop_destroy(loop);
 }
 
+static const char background_script[] =
+    "watcher = require('mtenant.core').watch_fd(..., function() end, true)\n";
+
+/* ev_run returns though it is open. */
+static void background_watcher(void) {
+  struct ev_loop *loop = ev_loop_new(EVFLAG_AUTO);
+  mt_reactor *r;
+  lua_State *L = luaL_newstate();
+  ev_timer limit;
+  int fds[2];
+  luaL_openlibs(L);
+  CHECK(pipe(fds) == 0 && mt_reactor_ev_attach(loop, &r, NULL) == MT_OK);
+  CHECK(mt_lua_set_reactor(L, r) == MT_OK);
+  CHECK(luaL_loadstring(L, background_script) == LUA_OK);
+  lua_pushinteger(L, fds[0]);
+  CHECK(lua_pcall(L, 1, 0, 0) == LUA_OK);
+  ev_timer_init(&limit, on_limit, 5., 0.);
+  ev_timer_start(loop, &limit);
+  ev_unref(loop);
+  ev_run(loop, 0);
+  ev_ref(loop);
+  ev_timer_stop(loop, &limit);
+  lua_close(L);
+  mt_reactor_free(r);
+  ev_loop_destroy(loop);
+  close(fds[0]);
+  close(fds[1]);
+}
+
 int main(void) {
   setvbuf(stdout, NULL, _IOLBF, 0);
   close_after(0);
   printf("ok closed before anything was sent\n");
   close_after(0.3);
   printf("ok closed while statements run\n");
+  background_watcher();
+  printf("ok a watcher in the background keeps no loop\n");
   return 0;
 }
