@@ -19,7 +19,6 @@ typedef struct job {
   const char *text[2]; /* boot */
   size_t len[2];
   const luaL_Reg *more;
-  const mt_wire *wire; /* run: arguments */
   uint64_t budget_ns;
   int handle; /* a coroutine's reference; 0: any */
   lua_State *co;
@@ -51,14 +50,6 @@ static void open_libs(lua_State *L) {
   }
 }
 
-static void push_functions(lua_State *L, const luaL_Reg *functions) {
-  lua_newtable(L);
-  for (; functions->name; functions++) {
-    lua_pushcfunction(L, functions->func);
-    lua_setfield(L, -2, functions->name);
-  }
-}
-
 /* Runs the trusted code: the first text returns the policy's globals, the
  * second one gets them and returns the worker. They keep what they need of the
  * libraries; nothing else of these stays. */
@@ -68,7 +59,8 @@ static int boot_job(lua_State *L) {
   open_libs(L);
   mt_lua_jit_off(L);
   mt__sandbox_push_lib(L);
-  push_functions(L, j->more);
+  lua_newtable(L);
+  luaL_setfuncs(L, j->more, 0);
   lua_setfield(L, -2, "crypto");
   for (i = 0; i < 2; i++) {
     if (luaL_loadbufferx(L, j->text[i], j->len[i], "=(sandbox)", "t") != LUA_OK)
@@ -178,14 +170,20 @@ static void find_coroutine(lua_State *L, job *j) {
   j->handle = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
-static int push_arguments(lua_State *L, job *j) {
+/* Everything that is in the wire. */
+static int push_all(lua_State *L, const mt_wire *w, const char *what) {
   size_t at = 0;
   int n = 0;
-  while (at < j->wire->len) {
-    luaL_checkstack(L, 4, "arguments");
-    mt__wire_get(L, j->wire, &at);
+  while (at < w->len) {
+    luaL_checkstack(L, 4, what);
+    mt__wire_get(L, w, &at);
     n++;
   }
+  return n;
+}
+
+static int push_arguments(lua_State *L, job *j) {
+  int n = push_all(L, &j->s->wire, "arguments");
   if (!lua_checkstack(j->co, n + 8)) luaL_error(L, "not enough memory");
   lua_xmove(L, j->co, n);
   return n;
@@ -286,17 +284,6 @@ static bool take_results(mt_sandbox *s, job *j) {
   return ok;
 }
 
-static int push_results(lua_State *L, mt_wire *w) {
-  size_t at = 0;
-  int n = 0;
-  while (at < w->len) {
-    luaL_checkstack(L, 4, "results");
-    mt__wire_get(L, w, &at);
-    n++;
-  }
-  return n;
-}
-
 static void make_idle(mt_sandbox *s, int handle) {
   s->calls--;
   if (s->nidle < (int)(sizeof s->idle / sizeof *s->idle))
@@ -319,7 +306,7 @@ static int push_outcome(lua_State *L, mt_sandbox *s, job *j) {
   ok = take_results(s, j);
   lua_pop(j->co, j->results);
   if (done) make_idle(s, j->handle);
-  if (ok) return n + push_results(L, &s->wire);
+  if (ok) return n + push_all(L, &s->wire, "results");
   if (!done) {
     s->calls--;
     drop(s, j->handle);
@@ -330,7 +317,7 @@ static int push_outcome(lua_State *L, mt_sandbox *s, job *j) {
 /* Arguments from the third on are the coroutine's. */
 static int run(lua_State *L, mt_sandbox *s, int handle, lua_Number left_ms,
                int first) {
-  job j = {.s = s, .wire = &s->wire, .handle = handle, .status = NEVER_RAN};
+  job j = {.s = s, .handle = handle, .status = NEVER_RAN};
   int i, top = lua_gettop(L);
   j.budget_ns = left_ms > 0 ? (uint64_t)(left_ms * 1e6) : 1;
   if (j.budget_ns > s->budget_ns) j.budget_ns = s->budget_ns;
@@ -388,18 +375,13 @@ static int left_ms(lua_State *L) {
   return 1;
 }
 
-static void set_count(lua_State *L, const char *name, size_t n) {
-  lua_pushinteger(L, (lua_Integer)n);
-  lua_setfield(L, -2, name);
-}
-
 static int stats(lua_State *L) {
   mt_sandbox *s = to_sandbox(L);
   lua_createtable(L, 0, 4);
-  set_count(L, "memory_bytes", s->used);
-  set_count(L, "peak_bytes", s->peak);
-  set_count(L, "limit_bytes", s->limit);
-  set_count(L, "calls", (size_t)s->calls);
+  mt_lua_set_integer(L, "memory_bytes", (lua_Integer)s->used);
+  mt_lua_set_integer(L, "peak_bytes", (lua_Integer)s->peak);
+  mt_lua_set_integer(L, "limit_bytes", (lua_Integer)s->limit);
+  mt_lua_set_integer(L, "calls", s->calls);
   return 1;
 }
 
