@@ -131,6 +131,7 @@ end
 -- More than the policy can take at a time is one event: anything may be stale.
 local function enqueue(self, call, id, events, ...)
   if events.last - events.first >= MOST_EVENTS then
+    for i = events.first, events.last do events[i] = nil end
     events.first, events.last = 1, 0
     call.invalidate()
     return
