@@ -131,6 +131,10 @@ local ENDLESS = {
   ["concat of many"] = [[
     local t = {} for i = 1, 200000 do t[i] = "" end
     while true do table.concat(t) end]],
+  -- not endless, but refused within the same time
+  ["a text of 2 GiB"] = "return { s = ('x'):rep(2 ^ 31) }",
+  ["a text that doubles"] = "local s = 'x' while true do s = s .. s end",
+  ["a malformed pattern"] = "return { ('x'):find('[') }",
 }
 
 
