@@ -241,9 +241,17 @@ void mt_lua_push_value(lua_State *L, mt_rt *rt, const char *v, size_t len,
 /* lazy.c */
 void mt_lua_push_lazy(lua_State *L, mt_rt *rt, mt_req *req, bool json);
 void mt_lua_lazy_register(lua_State *L);
-/* manager.c, db.c, lease.c, watch.c */
+/* manager.c, db.c, lease.c, watch.c, folder.c */
 void mt_lua_manager_register(lua_State *L);
 int mt_lua_manager_new(lua_State *L);
+void mt_lua_db_register(lua_State *L);
+void mt_lua_push_db(lua_State *L, mt_tenant *t);
+void mt_lua_lease_register(lua_State *L);
+void mt_lua_push_lease(lua_State *L, mt_rt *rt, mt_op *op);
+void mt_lua_watch_register(lua_State *L);
+int mt_lua_watch_fd(lua_State *L);
+void mt_lua_folder_register(lua_State *L);
+int mt_lua_watch_folder(lua_State *L);
 
 /* route.c */
 int mt_lua_check_route(lua_State *L);
@@ -251,15 +259,7 @@ int mt_lua_server_url(lua_State *L);
 /* resolved(token, route) or resolved(token, nil, err) */
 int mt_lua_resolved(lua_State *L);
 
-void mt_lua_db_register(lua_State *L);
-void mt_lua_push_db(lua_State *L, mt_tenant *t);
-void mt_lua_lease_register(lua_State *L);
-void mt_lua_push_lease(lua_State *L, mt_rt *rt, mt_op *op);
-void mt_lua_watch_register(lua_State *L);
-int mt_lua_watch_fd(lua_State *L);
-/* folder.c */
-void mt_lua_folder_register(lua_State *L);
-int mt_lua_watch_folder(lua_State *L);
+/* sandbox.c */
 void mt_lua_sandbox_register(lua_State *L);
 int mt_lua_sandbox_new(lua_State *L);
 
@@ -269,10 +269,12 @@ int mt_lua_push_listener(lua_State *L, mt_tenant *t);
 void mt_lua_push_events(lua_State *L, mt_op *op);
 void mt_lua_listen_cancel(mt_op *op);
 
+/* metrics.c */
+extern const luaL_Reg mt_lua_metrics_methods[];
+void mt_lua_metrics_register(lua_State *L);
+
 /* health.c */
 extern const luaL_Reg mt_lua_health_methods[];
-extern const luaL_Reg mt_lua_metrics_methods[]; /* metrics.c */
-void mt_lua_metrics_register(lua_State *L);
 /* What a breaker state is called. */
 const char *mt_lua_state_name(mt_breaker_state state);
 /* The manager at index 1. */
