@@ -117,13 +117,17 @@ static int query(lua_State *L) {
   return mt_lua_fail(L, err, name_of(t));
 }
 
+void mt_lua_take_text(lua_State *L, int index, char **text) {
+  const char *given = luaL_optstring(L, index, NULL);
+  char *copy = given ? mt_strdup(given) : NULL;
+  if (given && !copy) luaL_error(L, "not enough memory");
+  mt_free(*text);
+  *text = copy;
+}
+
 /* comment(text or nil): goes behind the queries that are started from now on */
 static int comment(lua_State *L) {
-  db_ud *d = check_db(L);
-  const char *text = luaL_optstring(L, 2, NULL);
-  mt_free(d->comment);
-  d->comment = text ? mt_strdup(text) : NULL;
-  if (text && !d->comment) return luaL_error(L, "not enough memory");
+  mt_lua_take_text(L, 2, &check_db(L)->comment);
   return 0;
 }
 

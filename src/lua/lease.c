@@ -264,21 +264,16 @@ static int control(lua_State *L) {
 /* begin(text): the transaction starts with the next statement. */
 static int begin(lua_State *L) {
   mt_lease_ud *u = check_lease(L);
-  mt_free(u->begin);
-  u->begin = mt_strdup(luaL_checkstring(L, 2));
-  if (!u->begin || !mt_scope_make_local(u->scope))
-    return luaL_error(L, "not enough memory");
+  luaL_checkstring(L, 2);
+  mt_lua_take_text(L, 2, &u->begin);
+  if (!mt_scope_make_local(u->scope)) return luaL_error(L, "not enough memory");
   u->in_tx = true;
   return 0;
 }
 
 /* comment(text or nil): goes behind each statement of the user's from now on */
 static int comment(lua_State *L) {
-  mt_lease_ud *u = check_lease(L);
-  const char *text = luaL_optstring(L, 2, NULL);
-  mt_free(u->comment);
-  u->comment = text ? mt_strdup(text) : NULL;
-  if (text && !u->comment) return luaL_error(L, "not enough memory");
+  mt_lua_take_text(L, 2, &check_lease(L)->comment);
   return 0;
 }
 
