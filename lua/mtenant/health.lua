@@ -32,27 +32,40 @@ local RANK = { ok = 0, degraded = 1, unhealthy = 2 }
 local function worse(a, b) return RANK[b] > RANK[a] and b or a end
 
 
--- Pings by start(timeout_ms) and writes down what that says.
-local function ask(out, opts, start)
+--- Pings by start(timeout_ms) and says how that went; waits. Also for
+-- mtenant.admin.probe.
+---@param start fun(timeout_ms: number): integer|nil, mtenant.error|nil
+---@param timeout_ms number
+---@param slow_ms number  what takes longer is degraded
+---@return string status
+---@return number|nil took_ms  nil: it was busy
+---@return mtenant.error|nil err
+function M.ping(start, timeout_ms, slow_ms)
   local began = core.now_ms()
-  local slot, err = start(opts.ping_timeout_ms)
+  local slot, err = start(timeout_ms)
   local answer
   if slot then answer, err = task.await(slot) end
+  local took_ms = core.now_ms() - began
+  if err then return "unhealthy", took_ms, err end
+  if answer == "busy" then return "degraded" end
+  return took_ms > slow_ms and "degraded" or "ok", took_ms
+end
+
+
+-- The same, and writes down what that says.
+local function ask(out, opts, start)
+  local timeout_ms = opts.ping_timeout_ms
+  local status, took_ms, err = M.ping(start, timeout_ms, timeout_ms / 2)
   if err and err.code == "cancelled" then return end
-  local took_ms, status = core.now_ms() - began, "ok"
-  if err then
-    status = "unhealthy"
-  elseif answer == "busy" then
-    status, took_ms = "degraded", nil
-  elseif took_ms > opts.ping_timeout_ms / 2 then
-    status = "degraded"
-  end
   out.status = worse(out.status, status)
   out.error, out.response_time_ms = err and err.message, took_ms
 end
 
 
-local BROKEN = { open = true, half_open = true, isolated = true }
+--- States of a breaker in which a server is not used.
+M.BROKEN = { open = true, half_open = true, isolated = true }
+
+local BROKEN = M.BROKEN
 
 local function check_server(self, server, opts)
   local out = {

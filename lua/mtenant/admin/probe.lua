@@ -5,6 +5,7 @@
 -- when that is. Has no timer: `tick` says when it wants to be called again.
 
 local core = require "mtenant.core"
+local health = require "mtenant.health"
 local task = require "mtenant.task"
 
 
@@ -14,7 +15,7 @@ local AGAIN_MS = 50
 local PATIENCE_MS = 10000
 
 
-local BROKEN = { open = true, half_open = true, isolated = true }
+local BROKEN = health.BROKEN
 
 
 ---@class mtenant.admin.Probe
@@ -25,8 +26,8 @@ local mt = { __name = "mtenant.admin.probe", __index = methods }
 local M = {}
 
 
--- Writes down how a ping went; "busy" says nothing about who was down before.
-local function note(self, known, answer, err, took_ms)
+-- Writes down how a ping went.
+local function note(self, known, status, took_ms, err)
   local now = core.now_ms()
   known.asking = nil
   if err and (err.code == "cancelled" or err.code == "disposed") then
@@ -34,17 +35,13 @@ local function note(self, known, answer, err, took_ms)
     return
   end
   if err then
-    known.status, known.error, known.error_ms = "unhealthy", err.message, now
-    known.response_time_ms = nil
-  elseif answer == "busy" then
-    if known.status ~= "unhealthy" then known.status = "degraded" end
-    known.response_time_ms = nil
-  else
-    known.status, known.response_time_ms = "ok", took_ms
-    if took_ms > self.timeout_ms / 2 then known.status = "degraded" end
+    known.error, known.error_ms, took_ms = err.message, now, nil
+  elseif not took_ms and known.status == "unhealthy" then
+    status = "unhealthy" -- "busy" says nothing about who was down before
   end
+  known.status, known.response_time_ms = status, took_ms
   known.asked_ms = now
-  known.next_ms = now + (known.status == "unhealthy" and AGAIN_MS
+  known.next_ms = now + (status == "unhealthy" and AGAIN_MS
                          or self.interval_ms)
 end
 
@@ -52,11 +49,9 @@ end
 local function ask(self, manager, name, known, timeout_ms)
   known.asking = true
   known.task = task.spawn(function()
-    local began = core.now_ms()
-    local slot, err = manager._core:ping_server(name, timeout_ms)
-    local answer
-    if slot then answer, err = task.await(slot) end
-    note(self, known, answer, err, core.now_ms() - began)
+    note(self, known, health.ping(function(within_ms)
+      return manager._core:ping_server(name, within_ms)
+    end, timeout_ms, self.timeout_ms / 2))
     self.on_answer()
   end)
 end
