@@ -297,7 +297,7 @@ local function check_key(key, name)
 end
 
 
--- by kid; the one of key "" is for tokens of any kid
+-- by kid; the one of key "" is for tokens of any other kid
 local function check_keys(opts)
   local out = {}
   if opts.keys == nil then
@@ -347,11 +347,8 @@ local function verified(token, keys)
   if header.crit ~= nil then
     return refuse("the token says that it must be understood (crit)")
   end
-  local key = keys[""]
-  if not key then
-    key = type(header.kid) == "string" and keys[header.kid]
-    if not key then return refuse("the token's key is not known") end
-  end
+  local key = type(header.kid) == "string" and keys[header.kid] or keys[""]
+  if not key then return refuse("the token's key is not known") end
   if header.alg ~= key.alg then
     return refuse("the token is not signed by %s", key.alg)
   end

@@ -177,6 +177,21 @@ describe("jwt_claim", function()
     end
   end)
 
+  it("has one for tokens of any other kid, or of none", function()
+    local fn = identify.jwt_claim {
+      claim = "tenant", now = function() return NOW end,
+      keys = { [""] = { key = SECRET }, b = { key = ("b"):rep(32) } },
+    }
+    for header, secret in pairs({ ['{"alg":"HS256","kid":"b"}'] = ("b"):rep(32),
+                                  ['{"alg":"HS256","kid":"c"}'] = SECRET,
+                                  [HEADER] = SECRET }) do
+      assert.equal("acme", (id_of(fn, bearer(hs256(header, claims(), secret)))))
+    end
+    local id, _, bad = id_of(fn, bearer(hs256('{"alg":"HS256","kid":"b"}', claims())))
+    assert.is_nil(id)
+    assert.is_true(bad)
+  end)
+
   it("raises for wrong options", function()
     for text, opts in pairs({
       ["claim"] = { key = SECRET }, ["one of key"] = { claim = "x" },
