@@ -2,55 +2,12 @@
 
 local crypto = require "mtenant.crypto"
 local identify = require "mtenant.identify"
+local tokens = require "tests.support.tokens"
 
-
-local function id_of(fn, request)
-  local id, why, refused = fn(request)
-  assert.is_true(id ~= nil or type(why) == "string")
-  return id, why, refused
-end
-
-
-local function misuse(text, fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  assert.truthy(tostring(err):find(text, 1, true), tostring(err))
-end
-
-
-local SECRET = ("s"):rep(32)
-local NOW = 1700000000
-
-
-local function part(text)
-  return crypto.base64url_encode(text)
-end
-
-
-local function hs256(header, payload, secret)
-  local text = part(header) .. "." .. part(payload)
-  return text .. "." .. part(crypto.hmac_sha256(secret or SECRET, text))
-end
-
-
-local HEADER = '{"alg":"HS256","typ":"JWT"}'
-
-
-local function claims(more)
-  return ('{"tenant":"acme","exp":%d%s}'):format(NOW + 100, more or "")
-end
-
-
-local function bearer(token)
-  return { headers = { authorization = "Bearer " .. token } }
-end
-
-
-local function jwt(opts)
-  local all = { claim = "tenant", key = SECRET, now = function() return NOW end }
-  for name, value in pairs(opts or {}) do all[name] = value end
-  return identify.jwt_claim(all)
-end
+local HEADER, NOW, SECRET = tokens.HEADER, tokens.NOW, tokens.SECRET
+local bearer, claims, hs256 = tokens.bearer, tokens.claims, tokens.hs256
+local id_of, jwt, misuse = tokens.id_of, tokens.jwt, tokens.misuse
+local part = tokens.part
 
 
 describe("jwt_claim", function()
