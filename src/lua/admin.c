@@ -148,18 +148,6 @@ static int is_loopback(lua_State *L) {
   return 1;
 }
 
-/* equal(given, secret): takes as long for every `given` of one length */
-static int equal(lua_State *L) {
-  size_t n, m, i;
-  const char *given = luaL_checklstring(L, 1, &n);
-  const char *secret = luaL_checklstring(L, 2, &m);
-  volatile unsigned differ = n != m;
-  for (i = 0; i < n; i++) /* of an empty secret there is its NUL */
-    differ |= (unsigned char)given[i] ^ (unsigned char)secret[m ? i % m : 0];
-  lua_pushboolean(L, differ == 0);
-  return 1;
-}
-
 /* process() -> { pid, now_ms (since 1970), uptime_ms, rss_bytes } */
 static int process(lua_State *L) {
   mt_admin_process p;
@@ -176,13 +164,6 @@ static int process(lua_State *L) {
   return 1;
 }
 
-static void add_functions(lua_State *L, const luaL_Reg *f) {
-  for (; f->name; f++) {
-    lua_pushcfunction(L, f->func);
-    lua_setfield(L, -2, f->name);
-  }
-}
-
 int luaopen_mtenant_admin_core(lua_State *L) {
   static const luaL_Reg methods[] = {
       {"close", admin_close}, {"run", admin_run},
@@ -191,17 +172,14 @@ int luaopen_mtenant_admin_core(lua_State *L) {
       {"stats", admin_stats}, {NULL, NULL}};
   static const luaL_Reg functions[] = {{"start", start},
                                        {"is_loopback", is_loopback},
-                                       {"equal", equal},
                                        {"process", process},
                                        {NULL, NULL}};
   luaL_newmetatable(L, CLASS);
   lua_pushcfunction(L, admin_close);
   lua_setfield(L, -2, "__gc");
-  lua_newtable(L);
-  add_functions(L, methods);
+  luaL_newlib(L, methods);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
-  lua_newtable(L);
-  add_functions(L, functions);
+  luaL_newlib(L, functions);
   return 1;
 }

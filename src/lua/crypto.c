@@ -1,7 +1,7 @@
 /*
- * luaopen_mtenant_crypto: what routing and migrations need of libcrypto. A
- * module of its own, so that only who uses it loads that. Pure functions of
- * strings without upvalues: a sandbox gets them as they are.
+ * luaopen_mtenant_crypto: what routing, migrations and the admin endpoint need
+ * of libcrypto. A module of its own, so that only who uses it loads that. Pure
+ * functions of strings without upvalues: a sandbox gets them as they are.
  */
 #define OPENSSL_SUPPRESS_DEPRECATED
 #include <openssl/bio.h>

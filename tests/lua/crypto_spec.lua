@@ -133,11 +133,15 @@ end)
 
 describe("equal", function()
   it("compares bytes", function()
-    assert.is_true(crypto.equal("", ""))
-    assert.is_true(crypto.equal("a\0b", "a\0b"))
-    assert.is_false(crypto.equal("a\0b", "a\0c"))
-    assert.is_false(crypto.equal("a", "ab"))
-    assert.is_false(crypto.equal("", "a"))
+    for _, pair in ipairs { { "", "" }, { "a", "a" }, { ("x"):rep(99), ("x"):rep(99) },
+                            { "a\0b", "a\0b" } } do
+      assert.is_true(crypto.equal(pair[1], pair[2]))
+    end
+    for _, pair in ipairs { { "", "a" }, { "a", "" }, { "a", "b" }, { "aa", "a" },
+                            { "a", "aa" }, { "a", "ab" }, { "abab", "ab" },
+                            { "\0", "" }, { "a\0b", "a\0c" } } do
+      assert.is_false(crypto.equal(pair[1], pair[2]))
+    end
   end)
 end)
 
