@@ -94,9 +94,9 @@ end
 -- A manager that was made just now has not been looked at.
 local function first_look(self)
   local until_ms = core.now_ms() + FIRST_LOOK_MS
-  self:_tick()
   while not self.closed and not self.probe:knows_all()
     and core.now_ms() < until_ms do
+    self:_tick()
     if not task.sleep(STEP_MS) then return end
   end
 end
@@ -211,7 +211,7 @@ local function on_readable(self)
   if self.closed then return end
   note_lateness(self)
   self.core:run()
-  self:_tick()
+  if core.now_ms() >= self.due_ms then self:_tick() end
 end
 
 
