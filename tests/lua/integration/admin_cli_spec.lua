@@ -185,6 +185,13 @@ describe("a process with an admin endpoint", function()
     assert.equal(1, program.run("--admin 127.0.0.1:0 fails.lua").status)
   end)
 
+  it("is off unless it is asked for", function()
+    program.write("off.lua", [[
+      require "mtenant"
+      print(package.loaded["mtenant.admin"], package.loaded["mtenant.admin_core"])]])
+    assert.equal("nil\tnil", program.run("off.lua").out:match("^[^\n]*"))
+  end)
+
   it("is started as it should, or not at all", function()
     program.write("short.lua", "print('ran')")
     for args, message in pairs {
