@@ -4,6 +4,7 @@ local admin = require "mtenant.admin"
 local cjson = require "cjson"
 local client = require "tests.support.http_client"
 local env = require "tests.support.env"
+local folders = require "tests.support.folder"
 local mtenant = require "mtenant"
 
 
@@ -98,16 +99,11 @@ describe("docs/admin.md", function()
       assert(manager:get_db(id):query("SELECT 1"))
     end
     assert(manager:get_db("acme"):session(function(s) return s:query("SELECT 1") end))
-    local folder = os.tmpname()
-    os.remove(folder)
-    os.execute("mkdir '" .. folder .. "'")
-    local file = assert(io.open(folder .. "/0001_slow.sql", "w"))
-    file:write("SELECT pg_sleep(0.2);")
-    file:close()
+    local folder = folders.new { ["0001_slow.sql"] = "SELECT pg_sleep(0.2);" }
     local migrator = assert(mtenant.create_migrator({
       connection = { url = server.url },
       isolation = { schema_name_template = function(id) return "t_" .. id end },
-    }, { tenant_folder = folder,
+    }, { tenant_folder = folder.path,
          tenant_discovery = function() return { "acme", "globex" } end }))
     local run = mtenant.spawn(function()
       return migrator:migrate_all { concurrency = 1 }
@@ -118,7 +114,7 @@ describe("docs/admin.md", function()
     end)
     assert(run:await())
     migrator:dispose()
-    os.execute("rm -r '" .. folder .. "'")
+    folder.close()
     server:stop("immediate")
     env.eventually("an outage", function()
       look()

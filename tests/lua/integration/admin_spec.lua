@@ -7,6 +7,7 @@ local cjson = require "cjson"
 local client = require "tests.support.http_client"
 local core = require "mtenant.core"
 local env = require "tests.support.env"
+local folders = require "tests.support.folder"
 local mtenant = require "mtenant"
 
 
@@ -274,16 +275,11 @@ describe("the admin endpoint", function()
   end)
 
   it("shows a migration that is under way", env.in_task(function()
-    local folder = os.tmpname()
-    os.remove(folder)
-    os.execute("mkdir '" .. folder .. "'")
-    local file = assert(io.open(folder .. "/0001_slow.sql", "w"))
-    file:write("SELECT pg_sleep(0.3);")
-    file:close()
+    local folder = folders.new { ["0001_slow.sql"] = "SELECT pg_sleep(0.3);" }
     local migrator = assert(mtenant.create_migrator({
       connection = { url = env.server().url },
       isolation = { schema_name_template = function(id) return "t_" .. id end },
-    }, { tenant_folder = folder,
+    }, { tenant_folder = folder.path,
          tenant_discovery = function() return { "acme", "globex" } end }))
     local endpoint = start()
     local function migrations()
@@ -304,6 +300,6 @@ describe("the admin endpoint", function()
     assert(run:await())
     assert.equal(0, #migrations())
     migrator:dispose()
-    os.execute("rm -r '" .. folder .. "'")
+    folder.close()
   end))
 end)
