@@ -1,27 +1,15 @@
 --- The shipped policies that ask others: the fallback and the directory.
 
-local crypto = require "mtenant.crypto"
 local directory = require "mtenant.policy.directory"
 local errors = require "mtenant.errors"
 local fallback = require "mtenant.policy.fallback"
+local policies = require "tests.support.policies"
 local static = require "mtenant.policy.static"
 local testing = require "mtenant.testing"
 local tiers = require "mtenant.policy.tiers"
 
 
-local function context(more)
-  local ctx = { hash = crypto.unit, notes = {} }
-  function ctx.note(fmt, ...)
-    ctx.notes[#ctx.notes + 1] = fmt:format(...)
-  end
-  for key, value in pairs(more or {}) do ctx[key] = value end
-  return ctx
-end
-
-
-local function resolve(policy, id, more)
-  return policy.resolve(id, context(more))
-end
+local context, resolve = policies.context, policies.resolve
 
 
 describe("the shipped policies", function()

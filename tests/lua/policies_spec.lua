@@ -2,10 +2,10 @@
 -- In a manager, on servers: integration/policies_spec.lua; in the sandbox as well.
 
 local canary = require "mtenant.policy.canary"
-local crypto = require "mtenant.crypto"
 local errors = require "mtenant.errors"
 local fallback = require "mtenant.policy.fallback"
 local hashed = require "mtenant.policy.hashed"
+local policies = require "tests.support.policies"
 local regions = require "mtenant.policy.regions"
 local replicas = require "mtenant.policy.replicas"
 local static = require "mtenant.policy.static"
@@ -14,21 +14,7 @@ local tiers = require "mtenant.policy.tiers"
 
 
 local TENANTS = 10000
-
-
-local function context(more)
-  local ctx = { hash = crypto.unit, notes = {} }
-  function ctx.note(fmt, ...)
-    ctx.notes[#ctx.notes + 1] = fmt:format(...)
-  end
-  for key, value in pairs(more or {}) do ctx[key] = value end
-  return ctx
-end
-
-
-local function resolve(policy, id, more)
-  return policy.resolve(id, context(more))
-end
+local context, resolve = policies.context, policies.resolve
 
 
 -- tenant to server, for tenants t1 to t10000; and how many each server has
