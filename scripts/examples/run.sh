@@ -10,9 +10,10 @@
 #   fleet       a routing policy: three PostgreSQL servers, sixty tenants
 #   replicas    a routing policy: reads from a streaming standby
 #
-# The last three print what they do, and end. --port=N: on 127.0.0.1, a free one unless told. --check: asks it what it should
-# answer, says what was wrong, and ends: status 0 or 1. On Debian, root installs
-# the packages that are missing; others are told which.
+# The last three print what they do, and end. --port=N: on 127.0.0.1, a free one
+# unless told. --check: asks it what it should answer, says what was wrong, and
+# ends: status 0 or 1. On Debian, root installs the packages that are missing;
+# others are told which.
 set -uo pipefail
 unset CDPATH
 cd "$(dirname "$0")/../.." || exit 1
