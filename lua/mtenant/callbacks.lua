@@ -1,5 +1,6 @@
 --- What a manager's core calls: events, and the user's functions for retries
--- and passwords. They run by protected call, and cannot wait. Used by manager.lua.
+-- and passwords. They run by protected call, and cannot wait. Used by manager.lua
+-- and router.lua.
 
 local errors = require "mtenant.errors"
 local listen = require "mtenant.listen"
@@ -17,12 +18,18 @@ local function warn(self, what, err)
 end
 
 
+--- Calls a function, if there is one; what it raises is logged.
+function M.call(self, what, fn, ...)
+  if not fn then return end
+  local ok, err = pcall(fn, ...)
+  if not ok then warn(self, what, err) end
+end
+
+
 --- Calls a hook of the configuration, if there is one.
 function M.hook(self, name, ...)
   local fn = self._config.hooks[name]
-  if not fn then return end
-  local ok, err = pcall(fn, ...)
-  if not ok then warn(self, "hooks." .. name, err) end
+  if fn then M.call(self, "hooks." .. name, fn, ...) end
 end
 
 

@@ -196,15 +196,11 @@ end
 
 
 local function run_once(self, version)
-  local router = self._router
-  local ctx = setmetatable({ sleep = sleep }, router._ctx_mt)
-  version.users = version.users + 1
-  local ok, _, err = pcall(version.policy.invalidations, ctx,
-                           invalidate(self, version))
-  version.users = version.users - 1
-  version:let_go()
+  local ctx = setmetatable({ sleep = sleep }, self._router._ctx_mt)
+  local ok, what, err = version:call(version.policy.invalidations, ctx,
+                                     invalidate(self, version))
   if ok then return err or errors.new("policy", "invalidations has ended") end
-  return errors.wrap(_, "policy")
+  return errors.wrap(what, "policy")
 end
 
 

@@ -8,6 +8,7 @@
 -- answer. An answer is kept only if nobody has said meanwhile that things have
 -- changed; else it is asked again.
 
+local callbacks = require "mtenant.callbacks"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local policies = require "mtenant.policy"
@@ -36,15 +37,6 @@ local mt = { __name = "mtenant.router", __index = methods }
 
 -- ---- events ------------------------------------------------------------
 
-local function call(log, what, fn, ...)
-  if not fn then return end
-  local ok, err = pcall(fn, ...)
-  if ok then return end
-  log:warn("error in " .. what .. ": " .. errors.text_of(err),
-           { event = "callback_failed " .. what })
-end
-
-
 -- what may go into a sandbox
 local function plain(ev)
   local out, err = {}, ev.error
@@ -56,14 +48,13 @@ end
 
 --- Tells the debug log, the hook and the policy.
 function methods:tell(kind, ev)
-  local policy, log = self.version.policy, self._manager._log
+  local manager, policy = self._manager, self.version.policy
   ev.kind, ev.policy, ev.version = kind, policy.name, self.version.number
-  self._manager._debug:event({ kind = "policy", tenant_id = ev.tenant_id,
-                               reason = kind, error = ev.error,
-                               policy = ev.policy, version = ev.version })
-  call(log, "hooks.on_policy_event",
-       self._manager._config.hooks.on_policy_event, ev)
-  call(log, "policy.on_event", policy.on_event, plain(ev))
+  manager._debug:event({ kind = "policy", tenant_id = ev.tenant_id,
+                         reason = kind, error = ev.error, policy = ev.policy,
+                         version = ev.version })
+  callbacks.hook(manager, "on_policy_event", ev)
+  callbacks.call(manager, "policy.on_event", policy.on_event, plain(ev))
 end
 
 
@@ -91,10 +82,7 @@ end
 
 -- Asks a version of the policy: route, error, ttl_ms.
 local function ask(version, id, ctx)
-  version.users = version.users + 1
-  local ok, route, err = pcall(routing.resolve, version.view, id, ctx)
-  version.users = version.users - 1
-  version:let_go()
+  local ok, route, err = version:call(routing.resolve, version.view, id, ctx)
   if not ok then return nil, errors.wrap(route, "policy") end
   return route, err, route and route.ttl_ms
 end
@@ -164,8 +152,8 @@ local function land(self, id, flight)
   if not ok then route, err = nil, errors.wrap(route, "policy") end
   self._flights[id] = nil
   for i = 1, #flight do
-    call(self._manager._log, "router", flight[i], route, err, tag, fresh_ms,
-         stale_ms)
+    callbacks.call(self._manager, "router", flight[i], route, err, tag,
+                   fresh_ms, stale_ms)
   end
   next_flight(self)
 end
@@ -336,13 +324,29 @@ end
 
 
 -- a policy that is not used any more goes when its last call has come back
-local version_mt = { __index = {
-  let_go = function(self)
-    if not self.retired or self.users > 0 or self.closed then return end
-    self.closed = true
-    call(self.log, "policy", self.policy.close)
-  end,
-} }
+local version_methods = {}
+local version_mt = { __index = version_methods }
+
+
+function version_methods:let_go()
+  if not self.retired or self.users > 0 or self.closed then return end
+  self.closed = true
+  callbacks.call(self.manager, "policy", self.policy.close)
+end
+
+
+local function come_back(self, ...)
+  self.users = self.users - 1
+  self:let_go()
+  return ...
+end
+
+
+--- Calls a function of the policy's, by protected call.
+function version_methods:call(fn, ...)
+  self.users = self.users + 1
+  return come_back(self, pcall(fn, ...))
+end
 
 
 --- Puts a policy in the place of the one before: from now on all routes are
@@ -350,8 +354,8 @@ local version_mt = { __index = {
 function methods:use(policy, reason)
   local before = self.version
   self.version = setmetatable({
-    policy = policy, view = view_of(self._manager, policy), users = 0,
-    log = self._manager._log,
+    manager = self._manager, policy = policy,
+    view = view_of(self._manager, policy), users = 0,
     number = before and before.number + 1 or 1,
     loaded_at = os.time(), reason = reason,
   }, version_mt)

@@ -200,6 +200,36 @@ describe("a configuration with a policy", function()
 end)
 
 
+describe("a policy of a manager", function()
+  after_each(function() mtenant.dispose_all() end)
+
+  it("and its hook speak in the manager's log", function()
+    local said = {}
+    local manager = assert(mtenant.create_tenant_manager {
+      connection = { url = DOWN },
+      policy = {
+        resolve = function(id, ctx)
+          ctx.log("asked for " .. id)
+          return { schema = id }
+        end,
+        on_event = function() error("not that", 0) end,
+      },
+      hooks = { on_policy_event = function() error("nor this", 0) end },
+      log = { sink = function(record)
+        said[#said + 1] = record.level .. ": " .. record.message
+      end },
+    })
+    mtenant.run(function()
+      assert(policies.explain(manager, "acme").route)
+      assert.is_nil(manager:reload_policy("/no/such/file.lua"))
+    end)
+    assert.same({ "info: policy policy: asked for acme",
+                  "warn: error in hooks.on_policy_event: nor this",
+                  "warn: error in policy.on_event: not that" }, said)
+  end)
+end)
+
+
 describe("the tenant of a request", function()
   local function manager_of(identify)
     return assert(mtenant.create_tenant_manager {
