@@ -75,7 +75,7 @@ local function reload(self, reason, what)
     policy.close()
     return nil, errors.new("disposed", "the manager has been disposed")
   end
-  self._what = what
+  self._what, self.seen_hash = what, policy.hash
   self:watch()
   swap(self, policy, reason)
   return true

@@ -35,6 +35,12 @@ local methods = {}
 local mt = { __name = "mtenant.router", __index = methods }
 
 
+--- Why nothing is asked any more.
+function methods.disposed()
+  return errors.new("disposed", "the manager has been disposed")
+end
+
+
 -- ---- events ------------------------------------------------------------
 
 -- what may go into a sandbox
@@ -90,6 +96,7 @@ end
 
 -- The policy cannot say: the last good route, if it may be used yet.
 local function failed(self, id, err)
+  if self._over then return nil, err end
   self.errors = self.errors + 1
   self.last_failure = err
   local route, tag = self.cache:last_good(id)
@@ -119,6 +126,7 @@ end
 local function find(self, id, flight)
   local route, err, ttl
   for _ = 1, TRIES do
+    if self._over then return nil, self.disposed() end
     local version = self.version
     flight.outdated = false
     self.asked = self.asked + 1

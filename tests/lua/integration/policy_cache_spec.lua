@@ -156,6 +156,27 @@ describe("a manager's routes", function()
     assert.equal("globex", schema_of(manager, "globex"))
   end))
 
+  it("are asked of nobody once the manager has gone", on_clock(function()
+    local policy, told = new_policy(), 0
+    policy.delay_ms, policy.broken = 100, true
+    local manager = manager_of(policy, { max_concurrent = 1 }, {
+      hooks = { on_policy_event = function() told = told + 1 end },
+    })
+    local waiting = {}
+    for i, id in ipairs { "acme", "globex", "other" } do
+      waiting[i] = mtenant.spawn(schema_of, manager, id)
+    end
+    mtenant.sleep(50)
+    manager:dispose()
+    for _, one in ipairs(waiting) do
+      local _, err = one:await()
+      assert.equal("disposed", err.code)
+    end
+    mtenant.sleep(1000)
+    assert.equal(1, policy.asked)
+    assert.equal(0, told)
+  end))
+
   it("that do not exist are remembered, for a shorter time", on_clock(function()
     local policy = new_policy()
     local manager = manager_of(policy, { negative_ttl_ms = 500 })
