@@ -199,7 +199,6 @@ function M.install(methods, disposed)
     check_changeable(changes, "")
     self._core:reconfigure(config.flatten(new))
     self._given, self._config = given, new
-    if self._router and new.policy then self._router:configured(new) end
     self._class._timeout_ms = new.connection.statement_timeout_ms
     return true
   end

@@ -5,7 +5,6 @@
 local config = require "mtenant.config"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
-local routing = require "mtenant.routing"
 local schema = require "mtenant.schema"
 
 
@@ -34,7 +33,7 @@ local function target(self, id)
   local db, route
   db, err = self:get_shared_db()
   if not db then return nil, err end
-  route, err = routing.resolve(self._config, id, self._ctx)
+  route, err = self:_ask_route(id, {})
   if not route then return nil, err end
   if not route.database then
     return nil, errors.new("policy", string.format(

@@ -88,12 +88,23 @@ local function text_of(server)
 end
 
 
+--- The names of a configuration's servers, sorted.
+---@param cfg table
+---@return string[]
+function M.names(cfg)
+  local names = {}
+  for name in pairs(cfg.servers or {}) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+
 local prepared = setmetatable({}, { __mode = "k" })
 
 
 local function prepare(cfg)
   local core = require "mtenant.core" -- a configuration can do without
-  local out = { names = {}, by_name = {} }
+  local out = { names = M.names(cfg), by_name = {} }
   -- of no use where it is wrong: then there is no manager either
   out.own = core.server_url(cfg.connection.url)
   for name, server in pairs(cfg.servers or {}) do
@@ -102,13 +113,11 @@ local function prepare(cfg)
       return nil, errors.new("misuse", format("config.servers.%s: %s", name,
                                               url.message))
     end
-    out.names[#out.names + 1] = name
     out.by_name[name] = {
       name = name, url = url, given = text_of(server), address = address,
       labels = type(server) == "table" and server.labels or nil,
     }
   end
-  table.sort(out.names)
   return out
 end
 

@@ -5,8 +5,10 @@
 -- A policy is a table { resolve =, identify =, ... } or the function `resolve`
 -- alone; a file returns one of them.
 
+local core = require "mtenant.core"
 local crypto = require "mtenant.crypto"
 local errors = require "mtenant.errors"
+local named_servers = require "mtenant.named_servers"
 local sandbox = require "mtenant.policy.sandbox"
 local schema = require "mtenant.schema"
 local task = require "mtenant.task"
@@ -174,13 +176,9 @@ local function ignore() end
 ---@param log fun(message: string)
 ---@return table  to be the __index of each call's own
 function M.context(cfg, shared, log)
-  local servers = {}
-  for name in pairs(cfg.servers or {}) do servers[#servers + 1] = name end
-  table.sort(servers)
-  local core = require "mtenant.core"
   return setmetatable({
-    sleep = task.sleep, now_ms = core.now_ms, note = sandbox.no_note, hash = crypto.unit,
-    servers = servers, log = log,
+    sleep = task.sleep, now_ms = core.now_ms, note = sandbox.no_note,
+    hash = crypto.unit, servers = named_servers.names(cfg), log = log,
   }, { __index = function(_, key)
     if key == "shared" then return shared() end
   end })

@@ -27,12 +27,6 @@ local function cache_status(router)
 end
 
 
--- from the cache, with its state; else the policy
-local function source(router, id)
-  return router.cache:peek(id) or "policy"
-end
-
-
 --- Adds the methods to a manager's.
 ---@param methods mtenant.TenantManager
 ---@param disposed fun(): mtenant.error
@@ -116,14 +110,15 @@ function M.install(methods, disposed)
   end
 
 
-  -- for policy.explain
+  -- for policy.explain: the state of what is in the cache, else "policy"
   function methods:_route_source(id)
     local router = self._router
     if not router then return "policy", "resolve" end
-    return source(router, id), router.version.policy.name
+    return router.cache:peek(id) or "policy", router.version.policy.name
   end
 
 
+  -- what the policy, the resolver or the templates say now; nothing is kept
   function methods:_ask_route(id, more)
     if self._router then return self._router:ask_now(id, more) end
     local ctx = setmetatable(more, { __index = self._ctx })

@@ -306,21 +306,6 @@ function methods:ask_now(id, more)
 end
 
 
--- The resolver of the version that holds at the time of each call, for those
--- who find routes without a cache. LuaJIT's weak tables are no ephemerons: what is
--- found by a configuration must not lead to it.
-local function resolver(self)
-  local weak = setmetatable({ self }, { __mode = "v" })
-  return function(id, ctx) return weak[1].version.policy.resolve(id, ctx) end
-end
-
-
---- The manager has another configuration.
-function methods:configured(cfg)
-  routing.set_resolver(cfg, resolver(self))
-end
-
-
 -- ---- life ------------------------------------------------------------
 
 local function view_of(manager, policy)
@@ -429,7 +414,6 @@ function M.new(manager, handle)
     return manager:get_shared_db()
   end, log_of(manager._log, function() return self.version.policy.name end)) }
   self:use(policy, "start")
-  if cfg.policy then self:configured(cfg) end
   self.reloading = reload.new(self, cfg)
   return self
 end

@@ -4,13 +4,14 @@
 -- that it calls; used by manager.lua.
 
 local errors = require "mtenant.errors"
+local log = require "mtenant.log"
 local named_servers = require "mtenant.named_servers"
 local route_fields = require "mtenant.route_fields"
 local tracing = require "mtenant.tracing"
 
 
-local errors_is, ipairs, pairs, pcall, type =
-  errors.is, ipairs, pairs, pcall, type
+local errors_is, ipairs, pairs, pcall, setmetatable, tostring, type =
+  errors.is, ipairs, pairs, pcall, setmetatable, tostring, type
 
 
 local M = {}
@@ -141,26 +142,39 @@ local function raised(id, err)
 end
 
 
--- the resolvers of configurations that name a policy
-local resolvers = setmetatable({}, { __mode = "k" })
+local function nothing() end
 
 
---- What asks a configuration's policy, by who has loaded that already.
----@param cfg mtenant.config
----@param resolve fun(id: string, ctx: table): any
-function M.set_resolver(cfg, resolve)
-  resolvers[cfg] = resolve
+-- A policy's resolve, with a ctx that has what a manager gives beside what it
+-- is given here.
+local function resolver(policy, base)
+  return function(id, ctx)
+    return policy.resolve(id, setmetatable({ tenant_id = id }, {
+      __index = function(_, key)
+        local value = ctx and ctx[key]
+        if value == nil then return base[key] end
+        return value
+      end,
+    }))
+  end
 end
+
+
+-- the resolvers of configurations that name a policy and have no manager
+local resolvers = setmetatable({}, { __mode = "k" })
 
 
 local function resolver_of(cfg)
   if cfg.resolve or not cfg.policy then return cfg.resolve end
-  local known, err = resolvers[cfg]
-  if known then return known end
-  local policy = require "mtenant.policy"
-  known, err = policy.load(cfg.policy, cfg.routing)
-  if not known then return function() return nil, err end end
-  resolvers[cfg] = known.resolve
+  if not resolvers[cfg] then
+    local policies = require "mtenant.policy"
+    local policy, err = policies.load(cfg.policy, cfg.routing)
+    if not policy then return function() return nil, err end end
+    resolvers[cfg] = resolver(policy, policies.context(cfg, nothing,
+      function(message)
+        log.default():info("policy " .. policy.name .. ": " .. tostring(message))
+      end))
+  end
   return resolvers[cfg]
 end
 

@@ -4,6 +4,7 @@ local config = require "mtenant.config"
 local errors = require "mtenant.errors"
 local mtenant = require "mtenant"
 local policies = require "mtenant.policy"
+local routing = require "mtenant.routing"
 
 
 local DOWN = "postgresql://mtenant@127.0.0.1:1/mtenant" -- nobody listens there
@@ -196,6 +197,60 @@ describe("a configuration with a policy", function()
     assert.is_nil(manager)
     assert.equal("policy", err.code)
     mtenant.dispose_all()
+  end)
+end)
+
+
+describe("a policy that is asked without a cache", function()
+  local asked
+
+  local function ask(id, ctx)
+    asked = { id = ctx.tenant_id, servers = ctx.servers, hash = ctx.hash(id),
+              shared = ctx.shared, wait = ctx.sleep(0), now = ctx.now_ms() }
+    ctx.note("asked for %s", id)
+    ctx.log("asked")
+    return { schema = "x", database = "x_" .. id }
+  end
+
+  local function config_of()
+    return { connection = { url = DOWN, retry = { max_attempts = 1 } },
+             log = { level = "off" }, policy = ask,
+             servers = { b = "postgresql://b", a = "postgresql://a" } }
+  end
+
+  before_each(function() asked = nil end)
+  after_each(function() mtenant.dispose_all() end)
+
+  it("gets all of its ctx where there is no manager", function()
+    local log = require "mtenant.log"
+    local said, before = {}, log.default()
+    log.set_default { sink = function(record) said[#said + 1] = record.message end }
+    finally(function() log.set_default(before) end)
+    local cfg = config.define(config_of())
+    mtenant.run(function()
+      local shared = {}
+      local route = assert(routing.resolve(cfg, "acme", { shared = shared }))
+      assert.equal("x_acme", route.database)
+      assert.equal(shared, asked.shared)
+      assert.same({ "a", "b" }, asked.servers)
+      assert.equal("acme", asked.id)
+      assert.is_number(asked.hash)
+      assert.is_number(asked.now)
+      assert.is_true(asked.wait)
+      assert(routing.resolve(cfg, "acme"))
+      assert.is_nil(asked.shared)
+    end)
+    assert.same({ "policy policy: asked", "policy policy: asked" }, said)
+  end)
+
+  it("gets all of its ctx when a database is made", function()
+    local manager = assert(mtenant.create_tenant_manager(config_of()))
+    mtenant.run(function()
+      local _, err = manager:create_database("acme")
+      assert.equal("refused", err.code)
+    end)
+    assert.same({ "a", "b" }, asked.servers)
+    assert.equal(manager:get_shared_db(), asked.shared)
   end)
 end)
 
