@@ -102,8 +102,10 @@ function methods:reload(reason, what)
   self._busy = true
   local ran, ok, err = pcall(reload, self, reason, what)
   self._busy = false
-  local next_one = table.remove(self._waiting, 1)
-  if next_one then next_one() end
+  -- all of them, in their order: one may have been told to stop meanwhile
+  local waiting = self._waiting
+  self._waiting = {}
+  for i = 1, #waiting do waiting[i]() end
   if not ran then return refused(self, reason, errors.wrap(ok, "policy")) end
   return ok, err
 end

@@ -282,6 +282,37 @@ describe("a policy of a manager", function()
                   "warn: error in hooks.on_policy_event: nor this",
                   "warn: error in policy.on_event: not that" }, said)
   end)
+
+  it("gives way though one who waited for that was stopped", function()
+    local function slow()
+      return {
+        resolve = function(_, ctx)
+          ctx.sleep(20)
+          return { schema = "x" }
+        end,
+        selftest = { { tenant_id = "a", route = { schema = "x" } } },
+      }
+    end
+    local manager = assert(mtenant.create_tenant_manager {
+      connection = { url = DOWN }, policy = resolve,
+    })
+    mtenant.run(function()
+      local tasks = {}
+      for i = 1, 3 do
+        tasks[i] = mtenant.spawn(manager.reload_policy, manager, slow())
+      end
+      mtenant.sleep(5)
+      tasks[2]:cancel()
+      local done = mtenant.with_deadline(5000, function()
+        assert.is_true(tasks[1]:await())
+        local _, err = tasks[2]:await()
+        assert.equal("cancelled", err.code)
+        return tasks[3]:await()
+      end)
+      assert.is_true(done)
+    end)
+    assert.equal(3, manager:get_policy_status().version)
+  end)
 end)
 
 
