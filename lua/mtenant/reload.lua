@@ -73,7 +73,7 @@ local function reload(self, reason, what)
   if not policy then return refused(self, reason, err) end
   if self._over then
     policy.close()
-    return nil, errors.new("disposed", "the manager has been disposed")
+    return nil, self._router.disposed()
   end
   self._what, self.seen_hash = what, policy.hash
   self:watch()

@@ -226,6 +226,15 @@ describe("a policy's file", function()
     assert.equal("policy", err.code)
   end))
 
+  it("that was loaded by hand is not loaded again for its change",
+     env.in_task(function()
+    local manager = manager_of()
+    write(policy("t_globex"))
+    assert.is_true(manager:reload_policy())
+    mtenant.sleep(200)
+    assert.equal(2, versions(manager))
+  end))
+
   it("is one swap at a time", env.in_task(function()
     local manager = manager_of()
     local tasks = {}
