@@ -86,6 +86,8 @@ end)
 
 
 describe("policy directory", function()
+  local function known() return { server = "eu1" } end
+
   local SQL = 'SELECT "database" AS "database", "role" AS "role", '
     .. '"schema" AS "schema", "server" AS "server" FROM "mtenant_tenants" '
     .. 'WHERE "id" = $1'
@@ -161,6 +163,44 @@ describe("policy directory", function()
     end
     assert.is_nil(directory.new({ listen = false }).invalidations)
     assert.is_nil(static.new({ routes = {} }).invalidations)
+  end)
+
+  it("listens beside what a policy of one's own does, until that ends", function()
+    local shared, told = testing.shared {}, {}
+    local own = { resolve = known, invalidations = function(_, invalidate)
+      invalidate("globex")
+      shared:notify("moves", "acme")
+      error("it is over", 0)
+    end }
+    local inner = fallback.new { policies = { directory.new { channel = "moves" },
+                                              own } }
+    local policy = fallback.new { policies = { inner, own } }
+    testing.run(function()
+      local ok, err = pcall(policy.invalidations, context({ shared = shared }),
+                            function(id) told[#told + 1] = id or "all" end)
+      assert.is_false(ok)
+      assert.equal("it is over", err)
+    end)
+    assert.same({ "all", "globex", "acme" }, told)
+    assert.equal(0, shared:listeners())
+    assert.equal(own.invalidations,
+                 fallback.new({ policies = { own } }).invalidations)
+    local changed = static.new { routes = {} }
+    changed.invalidations = own.invalidations
+    assert.equal(own.invalidations,
+                 fallback.new({ policies = { changed } }).invalidations)
+  end)
+
+  it("refuses two that do something of their own", function()
+    local ok, err = pcall(function()
+      local _ = fallback.new { policies = {
+        { resolve = known, invalidations = function() end },
+        { resolve = known, invalidations = function() end },
+      } }
+    end)
+    assert.is_false(ok)
+    assert.matches("policies_joined_spec.lua:%d+: %[mtenant%] policy: two of the "
+      .. "policies have invalidations of their own", err)
   end)
 
   it("says so when nobody can listen", function()

@@ -1,16 +1,17 @@
 --- A policy made of others: what the outer one has of the inner ones beside
 --- their routes. Pure; also runs in the sandbox.
 
-local ipairs, pairs, setmetatable = ipairs, pairs, setmetatable
+local options = require "mtenant.policy.options"
+
+local error, ipairs, pairs, pcall, setmetatable =
+  error, ipairs, pairs, pcall, setmetatable
 
 
-local PASSED_ON = { "identify", "ttl_ms", "negative_ttl_ms", "on_event",
-                    "selftest", "version" }
 local HOUR_MS = 3600000
 
--- policy to what it listens to: beside the policy, for what a file returns is
--- data and the functions of the contract
-local sources_by_policy = setmetatable({}, { __mode = "k" })
+-- policy to what it hears of changes by: { sources =, own = }. Beside the policy,
+-- for what a file returns is data and the functions of the contract
+local hearing_by_policy = setmetatable({}, { __mode = "k" })
 
 
 -- the shortest time that one of them asks for
@@ -45,32 +46,44 @@ local function subscribe(sources, ctx, invalidate)
 end
 
 
--- Listens until the task that runs it is stopped.
-local function listener(sources)
+local function sleep_on(ctx)
+  while ctx.sleep(HOUR_MS) do end -- luacheck: ignore
+  return true
+end
+
+
+-- Listens until the task that runs it is stopped: then its sleep raises.
+local function listener(hearing)
   return function(ctx, invalidate)
-    local handles, err = subscribe(sources, ctx, invalidate)
+    local handles, err = subscribe(hearing.sources, ctx, invalidate)
     if not handles then return nil, err end
     invalidate() -- what has changed before somebody listened
-    while ctx.sleep(HOUR_MS) do end -- luacheck: ignore
+    local ran, ok, why = pcall(hearing.own or sleep_on, ctx, invalidate)
     close_all(handles)
-    return true
+    if not ran then error(ok, 0) end
+    return ok, why
   end
 end
 
 
 -- What they listen to, each once, however often it stands in the policy; and
--- the listening of a policy of the user's own.
-local function sources_of(inners)
-  local out, seen, own = {}, {}, nil
+-- what a policy of the user's own runs, of which there can be one.
+local function hearing_of(inners)
+  local out, seen = { sources = {} }, {}
   for _, inner in ipairs(inners) do
-    local sources = sources_by_policy[inner] or inner.subscribe and { inner }
-    if not sources then own = own or inner.invalidations end
-    for _, source in ipairs(sources or {}) do
-      if not seen[source] then out[#out + 1] = source end
+    local one = hearing_by_policy[inner]
+      or { sources = { inner.subscribe and inner }, own = inner.invalidations }
+    for _, source in ipairs(one.sources) do
+      if not seen[source] then out.sources[#out.sources + 1] = source end
       seen[source] = true
     end
+    if out.own and one.own and out.own ~= one.own then
+      error("[mtenant] policy: two of the policies have invalidations of their "
+        .. "own, and only one can run", 3)
+    end
+    out.own = out.own or one.own
   end
-  return out, own
+  return out
 end
 
 
@@ -81,16 +94,16 @@ end
 ---@return table
 return function(opts, inners, resolve)
   local policy = { resolve = resolve }
-  for _, key in pairs(PASSED_ON) do policy[key] = opts[key] end
+  for key in pairs(options.PASSED_ON) do policy[key] = opts[key] end
   policy.ttl_ms = policy.ttl_ms or shortest(inners, "ttl_ms")
   policy.negative_ttl_ms = policy.negative_ttl_ms
     or shortest(inners, "negative_ttl_ms")
-  local sources, own = sources_of(inners)
-  if #sources > 0 then
-    sources_by_policy[policy] = sources
-    policy.invalidations = listener(sources)
+  local hearing = hearing_of(inners)
+  if #hearing.sources > 0 then
+    hearing_by_policy[policy] = hearing
+    policy.invalidations = listener(hearing)
   else
-    policy.invalidations = own
+    policy.invalidations = hearing.own
   end
   return policy
 end

@@ -6,10 +6,11 @@ local error, ipairs, pairs, type = error, ipairs, pairs, type
 
 local M = {}
 
--- Every policy takes these, and hands them on as they are.
+-- What every policy takes and hands on as it is, with its kind.
 local PASSED_ON = { identify = "function", ttl_ms = "number",
                     negative_ttl_ms = "number", on_event = "function",
                     selftest = "table", version = "string" }
+M.PASSED_ON = PASSED_ON
 
 -- What stands for a policy: itself, a resolve function, a route, or the name of
 -- a server.

@@ -54,6 +54,12 @@ local function schema_of(manager)
 end
 
 
+local function listeners()
+  return env.sql("SELECT count(*) FROM pg_stat_activity WHERE query = "
+    .. [['LISTEN "public.places"']])
+end
+
+
 local function becomes(manager, wanted)
   env.eventually("acme is at " .. wanted, function()
     return schema_of(manager) == wanted
@@ -104,10 +110,7 @@ for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
       local m = manager()
       assert.equal("t_acme", schema_of(m))
       plan_becomes(m, "free")
-      env.eventually("it listens", function()
-        return env.sql("SELECT count(*) FROM pg_stat_activity WHERE query = "
-          .. [['LISTEN "public.places"']]) ~= "0"
-      end)
+      env.eventually("it listens", function() return listeners() ~= "0" end)
       env.sql("UPDATE places SET place = 't_globex', plan = 'pro'")
       becomes(m, "t_globex")
       plan_becomes(m, "pro")
@@ -124,13 +127,20 @@ for name, make in pairs({ ["an object"] = as_object, ["a file"] = in_file }) do
       m:dispose()
     end))
 
+    it("listens no more when another one has its place", in_task(function()
+      local m = manager()
+      assert.equal("t_acme", schema_of(m))
+      env.eventually("it listens", function() return listeners() == "1" end)
+      assert.is_true(m:reload_policy(function() return { schema = "t_acme" } end))
+      env.eventually("nobody listens", function() return listeners() == "0" end)
+      assert.equal("t_acme", schema_of(m))
+      m:dispose()
+    end))
+
     it("asks for all again after it could not hear", in_task(function()
       local m = manager()
       assert.equal("t_acme", schema_of(m))
-      env.eventually("it listens", function()
-        return env.sql("SELECT count(*) FROM pg_stat_activity WHERE query = "
-          .. [['LISTEN "public.places"']]) ~= "0"
-      end)
+      env.eventually("it listens", function() return listeners() ~= "0" end)
       -- the notification comes when nobody listens
       env.sql([[
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
