@@ -98,7 +98,7 @@ end
 local function choose(self)
   local route, err = current_route(self)
   if not route then return nil, nil, err end
-  if not route.read then return target(self) end
+  if not route.read then return nil end
   local h = self._db._h
   local at, why = replicas.choose(self._db._m, route, self._opts,
                                   function() return h:written() end,
@@ -150,19 +150,25 @@ local function note_failure(self, address, err)
 end
 
 
+-- what fn(db) returns, packed, and its error
+local function try(fn, db)
+  local res = pack(fn(db))
+  return res, res.n >= 2 and res[1] == nil and res[2]
+end
+
+
 -- Calls fn(db), which returns as query does: at a replica, or, if that has
 -- certainly not run it, at the primary. `started()`: it is too late for that.
 local function run(self, fn, started)
   local db, address, err = choose(self)
   if err then return nil, err end
-  if db and address then
+  if db then
     self._last = address
-    local res = pack(fn(db))
-    local failure = res.n >= 2 and res[1] == nil and res[2]
+    local res, failure = try(fn, db)
+    if not failure then return unpack(res, 1, res.n) end
     note_failure(self, address, failure)
-    if not failure or not goes_elsewhere(failure) or started and started() then
-      if failure then return nil, explained(self, failure) end
-      return unpack(res, 1, res.n)
+    if not goes_elsewhere(failure) or started and started() then
+      return nil, explained(self, failure)
     end
   end
   local last
@@ -170,8 +176,7 @@ local function run(self, fn, started)
   for _ = 1, 3 do -- the route may change once more while it is asked for
     db, last = at_primary(self)
     if db then
-      local res = pack(fn(db))
-      local failure = res.n >= 2 and res[1] == nil and res[2]
+      local res, failure = try(fn, db)
       if not failure then return unpack(res, 1, res.n) end
       last = failure
       local detached = errors.is(failure) and failure.code == "connection_lost"
