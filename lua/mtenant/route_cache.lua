@@ -18,29 +18,20 @@ local methods = {}
 local mt = { __name = "mtenant.route_cache", __index = methods }
 
 
--- fields that say nothing of where a tenant lives, or how
+-- fields of a route that say nothing of where a tenant lives, or how
 local ASIDE = { ttl_ms = true, labels = true }
+local NONE = {}
 
 
-local function same(a, b)
+-- but for the fields in `aside`
+local function same(a, b, aside)
   if a == b then return true end
   if type(a) ~= "table" or type(b) ~= "table" then return false end
   for key, value in pairs(a) do
-    if not same(value, b[key]) then return false end
+    if not aside[key] and not same(value, b[key], NONE) then return false end
   end
   for key in pairs(b) do
-    if a[key] == nil then return false end
-  end
-  return true
-end
-
-
-local function same_place(a, b)
-  for key, value in pairs(a) do
-    if not ASIDE[key] and not same(value, b[key]) then return false end
-  end
-  for key in pairs(b) do
-    if not ASIDE[key] and a[key] == nil then return false end
+    if not aside[key] and a[key] == nil then return false end
   end
   return true
 end
@@ -187,7 +178,7 @@ function methods:put(id, route, ttl_ms)
   ttl_ms = ttl_ms or self._ttl_ms
   local slot = put(self, id, ttl_ms, self._stale_ms, self._keep_ms)
   local tag = self._tags[slot]
-  if tag == 0 or not same_place(self._values[slot], route) then
+  if tag == 0 or not same(self._values[slot], route, ASIDE) then
     tag = self:new_tag()
   end
   self._tags[slot], self._values[slot] = tag, route
