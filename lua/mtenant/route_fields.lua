@@ -261,10 +261,13 @@ end
 
 -- ---- all of it ------------------------------------------------------------
 
-local function copy(labels)
-  if not labels then return nil end
+--- A copy of a route, or of a table in it.
+---@param t table|nil
+---@return table|nil
+function M.copy(t)
+  if not t then return nil end
   local out = {}
-  for key, value in pairs(labels) do out[key] = value end
+  for key, value in pairs(t) do out[key] = value end
   return out
 end
 
@@ -306,7 +309,7 @@ function M.read(cfg, route)
     or named_servers.labels_problem(route.labels, "route.labels")
     or check_ms(route.ttl_ms, "route.ttl_ms", 0)
   if problem then return nil, problem end
-  out.labels, out.ttl_ms = copy(route.labels), route.ttl_ms
+  out.labels, out.ttl_ms = M.copy(route.labels), route.ttl_ms
   if route.settings ~= nil then
     out.settings, problem = read_settings(cfg, route.settings)
     if problem then return nil, problem end

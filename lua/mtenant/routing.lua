@@ -10,14 +10,12 @@ local route_fields = require "mtenant.route_fields"
 local tracing = require "mtenant.tracing"
 
 
-local errors_is, ipairs, pairs, pcall, setmetatable, tostring, type =
-  errors.is, ipairs, pairs, pcall, setmetatable, tostring, type
+local copy, errors_is = route_fields.copy, errors.is
+local ipairs, pcall, setmetatable, tostring, type =
+  ipairs, pcall, setmetatable, tostring, type
 
 
 local M = {}
-
-
-M.STRATEGIES = route_fields.STRATEGIES
 
 
 local function policy_error(id, fmt, ...)
@@ -88,8 +86,7 @@ end
 
 -- fills in what the config knows; route, or nil and an error
 local function complete(isolation, id, route, strategy)
-  local out = {}
-  for key, value in pairs(route) do out[key] = value end
+  local out = copy(route)
   out.strategy = strategy
   local err = FILL[strategy](isolation, id, out)
   if err then return nil, err end
@@ -118,7 +115,7 @@ local function choose(isolation, id, ctx)
     return nil, policy_error(id, "isolation.choose raised: %s",
                              errors.text_of(strategy))
   end
-  if not M.STRATEGIES[strategy] then
+  if not route_fields.STRATEGIES[strategy] then
     return nil, policy_error(id, 'isolation.choose must return "schema", '
       .. '"database" or "row", it returned %s',
       type(strategy) == "string" and '"' .. strategy .. '"' or type(strategy))
@@ -188,18 +185,6 @@ local function ask(cfg, id, ctx)
     return nil, policy_error(id, "resolve must return a table or nil, it "
       .. "returned %s", type(route))
   end
-  return M.checked(cfg, id, route)
-end
-
-
---- What a policy has answered, checked: a copy, or nil and an error of code
---- policy that names the field.
----@param cfg mtenant.config
----@param id string
----@param route table
----@return table|nil route
----@return mtenant.error|nil err
-function M.checked(cfg, id, route)
   local out, problem = route_fields.read(cfg, route)
   if out then return out end
   return nil, errors.new("policy", problem, { tenant_id = id })
@@ -209,14 +194,6 @@ end
 -- A url without its password.
 local function public(given, cfg)
   return named_servers.public_url(given or cfg.connection.url)
-end
-
-
-local function copy(t)
-  if not t then return nil end
-  local out = {}
-  for key, value in pairs(t) do out[key] = value end
-  return out
 end
 
 
