@@ -167,9 +167,6 @@ end
 
 -- ---- calling ------------------------------------------------------------
 
-local function ignore() end
-
-
 --- What a policy gets as `ctx`, but for what is one call's.
 ---@param cfg table  the configuration, for the names of its servers
 ---@param shared fun(): table  gives the shared handle when it is asked for
@@ -258,15 +255,6 @@ local function tenant_of(policy, case)
 end
 
 
-local function case_context(cfg, case, id)
-  local routes = require "mtenant.testing.routes"
-  local shared = routes.shared(case.shared or {})
-  local base = M.context(cfg, function() return shared end, ignore)
-  return setmetatable({ tenant_id = id, request = case.request },
-                      { __index = base })
-end
-
-
 -- As routing.resolve, but the route is the policy's own: what it leaves out is
 -- not to be compared.
 local function ask(policy, cfg, id, ctx)
@@ -287,7 +275,9 @@ local function run_case(policy, cfg, case)
   local id, err = tenant_of(policy, case)
   local route
   if id and (case.route or case.error) then
-    route, err = ask(policy, cfg, id, case_context(cfg, case, id))
+    local ctx = require("mtenant.testing.routes").context(
+      { shared = case.shared, request = case.request }, id, cfg)
+    route, err = ask(policy, cfg, id, ctx)
   elseif id then
     return nil -- only identify was to be tested
   end

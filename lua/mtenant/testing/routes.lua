@@ -5,15 +5,14 @@ local clock = require "mtenant.testing.clock"
 local config = require "mtenant.config"
 local core = require "mtenant.core"
 local errors = require "mtenant.errors"
+local policies = require "mtenant.policy"
 local routing = require "mtenant.routing"
 local schema = require "mtenant.schema"
+local servers = require "mtenant.testing.servers"
 local task = require "mtenant.task"
 
 
 local misuse = errors.misuse
-
--- where nothing connects to
-local NOWHERE = "postgresql://scripted.invalid/"
 
 
 local M = {}
@@ -195,39 +194,27 @@ end
 -- ---- resolving ------------------------------------------------------------
 
 local function nowhere()
-  return NOWHERE
+  return servers.url("scripted")
 end
 
 
 local function nothing() end
 
 
--- a module with a library of its own: only for who needs it
-local function unit(text)
-  return require("mtenant.crypto").unit(text)
-end
-
-
-local function names_of(servers)
-  local names = {}
-  for name in pairs(servers or {}) do names[#names + 1] = name end
-  table.sort(names)
-  return names
-end
-
-
--- as a manager's, but that nothing is noted unless somebody gives a note
-local function context(given, id, cfg)
-  local ctx = { sleep = task.sleep, now_ms = core.now_ms, tenant_id = id,
-                hash = unit, servers = names_of(cfg.servers), note = nothing,
-                log = nothing }
+--- As a manager's, with what was given in the place of its own.
+---@param given? table  `shared` may be a script
+---@param id string
+---@param cfg table
+---@return table
+function M.context(given, id, cfg)
+  local ctx = { tenant_id = id }
   for key, value in pairs(given or {}) do ctx[key] = value end
   if ctx.shared == nil then
     ctx.shared = M.shared({})
   elseif type(ctx.shared) ~= "table" or not ctx.shared.query then
     ctx.shared = M.shared(ctx.shared)
   end
-  return ctx
+  return setmetatable(ctx, { __index = policies.context(cfg, nothing, nothing) })
 end
 
 
@@ -271,8 +258,9 @@ end
 
 --- As resolve, of a defined configuration.
 function M.ask(cfg, id, ctx)
-  if task.current() then return resolve(cfg, id, context(ctx, id, cfg)) end
-  return task.run(resolve, cfg, id, context(ctx, id, cfg))
+  ctx = M.context(ctx, id, cfg)
+  if task.current() then return resolve(cfg, id, ctx) end
+  return task.run(resolve, cfg, id, ctx)
 end
 
 
