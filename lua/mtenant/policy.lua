@@ -20,8 +20,6 @@ local ipairs, pairs, pcall, setmetatable, tostring, type =
 
 local FILE_BYTES_MAX = 1024 * 1024
 local SELFTEST_MS = 5000
--- where a policy that is tested alone connects to
-local NOWHERE = "postgresql://scripted.invalid/"
 
 
 local M = {}
@@ -285,16 +283,17 @@ local function run_case(policy, cfg, case)
 end
 
 
+-- a configuration for a policy that is tested alone: any server's name will do
 local function stand_alone(policy)
-  return require("mtenant.config").define({
-    connection = { url = NOWHERE }, resolve = policy.resolve,
-  })
+  local cfg = require("mtenant.testing.routes").define(policy.resolve, 1)
+  require("mtenant.testing.servers").allow_any(cfg)
+  return cfg
 end
 
 
 --- Runs the cases of a policy's `selftest`, within five seconds. Waits.
 ---@param policy table  what load has returned
----@param cfg? table  a defined configuration, which then checks the routes, too
+---@param cfg? table  a defined configuration, whose servers routes then name
 ---@return table|nil results  per case { name =, ok =, message = }, and `failed`
 ---@return mtenant.error|nil err  it could not be run to its end
 function M.run_selftest(policy, cfg)

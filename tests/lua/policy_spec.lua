@@ -138,6 +138,15 @@ describe("a policy", function()
     assert.equal("none", results[2].name)
   end)
 
+  it("tests itself with servers that nobody has named", function()
+    local policy = assert(policies.load {
+      resolve = function() return { server = "eu1", schema = "x" } end,
+      selftest = { { tenant_id = "a", route = { server = "eu1" } } },
+    })
+    local results = assert(mtenant.run(policies.run_selftest, policy))
+    assert.equal(0, results.failed, results[1].message)
+  end)
+
   it("whose tests never end fails", function()
     local policy = assert(policies.load {
       resolve = function(_, ctx) ctx.sleep(60000) return { schema = "x" } end,
