@@ -8,9 +8,6 @@ local policies = require "mtenant.policy"
 local routing = require "mtenant.routing"
 local servers = require "mtenant.testing.servers"
 
--- where nothing connects to
-local NOWHERE = "postgresql://nowhere.invalid/"
-
 local NO_SERVER = "the policy asks ctx.shared, and no database is named: use "
   .. "DATABASE_URL, --url or --config"
 
@@ -54,12 +51,6 @@ local function database_url(config)
 end
 
 
--- Where no configuration says what schemas are called, no route fails for that.
-local function same_name(id)
-  return id
-end
-
-
 -- The configuration that the policy is asked in.
 local function config_of(run, self)
   local config = {}
@@ -71,11 +62,11 @@ local function config_of(run, self)
     for key, value in pairs(config.connection or {}) do
       connection[key] = value
     end
-    connection.url = NOWHERE
+    connection.url = servers.url("nowhere")
     config.connection = connection
   end
   self.has_template = config.isolation ~= nil
-  config.isolation = config.isolation or { schema_name_template = same_name }
+  config.isolation = config.isolation or servers.ISOLATION
   if run.opts.servers then config.servers = servers.named(run.opts.servers) end
   return config
 end
@@ -167,7 +158,7 @@ end
 --- Lets go of it.
 function methods:close()
   self.manager:dispose()
-  if self.policy and self.policy.close then self.policy.close() end
+  if self.policy then self.policy.close() end
 end
 
 

@@ -31,11 +31,6 @@ local methods = {}
 local mt = { __name = "mtenant.testing.policy", __index = methods }
 
 
-local function same_name(id)
-  return id
-end
-
-
 --- A policy under test. Raises misuse when it can't be loaded.
 ---@param source string|table|function  a file's path, a policy or its resolve
 ---@param opts? table  servers (names, or urls by name; any name will do without
@@ -50,8 +45,7 @@ function M.policy(source, opts)
   local config = {}
   for key, value in pairs(opts.config or {}) do config[key] = value end
   config.resolve = policy.resolve
-  -- what schemas are called where neither route nor configuration says it
-  config.isolation = config.isolation or { schema_name_template = same_name }
+  config.isolation = config.isolation or servers.ISOLATION
   config.servers = config.servers or servers.named(opts.servers)
   local cfg = routes.define(config, 3)
   if not opts.servers then servers.allow_any(cfg) end

@@ -12,6 +12,16 @@ function M.url(name)
 end
 
 
+local function same_name(id)
+  return id
+end
+
+
+--- What schemas are called where neither route nor configuration says it: no
+--- route fails for that.
+M.ISOLATION = { schema_name_template = same_name }
+
+
 --- For a configuration: "eu1" in a list stands for { eu1 = url }.
 ---@param given? table  names, or urls by name
 ---@return table
