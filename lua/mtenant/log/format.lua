@@ -172,8 +172,10 @@ function M.text(record, bare)
     out[#out + 1] = "server=" .. quoted(record.server)
   end
   for _, name in ipairs(further(record)) do
-    out[#out + 1] = M.clean(cut(name, 60)):gsub('[%s"=]', "_") .. "="
-      .. quoted(record[name])
+    if name ~= "repeated" then -- the message has it
+      out[#out + 1] = M.clean(cut(name, 60)):gsub('[%s"=]', "_") .. "="
+        .. quoted(record[name])
+    end
   end
   return cut(table.concat(out, " "), LINE_MAX)
 end
