@@ -49,11 +49,11 @@ static mt_sql *text_new(const char *sql, size_t len) {
 }
 
 /* False when uthash could not grow: the text then lives outside the table. */
-static bool enter(mt_sql_table *t, mt_sql *s) {
+static bool enter(mt_sql_table *t, mt_sql *s, unsigned hash) {
   bool failed = false;
 #undef uthash_nonfatal_oom
 #define uthash_nonfatal_oom(obj) failed = true
-  HASH_ADD_KEYPTR(hh, t->texts, s->text, s->len, s);
+  HASH_ADD_KEYPTR_BYHASHVALUE(hh, t->texts, s->text, s->len, hash, s);
   if (failed) return false;
   s->table = t;
   s->refs++;
@@ -65,9 +65,11 @@ static bool enter(mt_sql_table *t, mt_sql *s) {
 mt_sql *mt_sql_intern(mt_sql_table *t, const char *sql, size_t len) {
   /* the one before, often */
   mt_sql *s = t->lru.tail ? mt_container(t->lru.tail, mt_sql, lru) : NULL;
+  unsigned hash;
   if (s && s->len == len && memcmp(s->text, sql, len) == 0)
     return mt_sql_ref(s);
-  HASH_FIND(hh, t->texts, sql, len, s);
+  HASH_VALUE(sql, len, hash); /* once: a text may be long */
+  HASH_FIND_BYHASHVALUE(hh, t->texts, sql, len, hash, s);
   if (s) {
     mt_list_remove(&t->lru, &s->lru);
     mt_list_push(&t->lru, &s->lru);
@@ -76,7 +78,7 @@ mt_sql *mt_sql_intern(mt_sql_table *t, const char *sql, size_t len) {
   s = text_new(sql, len);
   if (!s) return NULL;
   s->id = ++t->next_id;
-  if (!enter(t, s)) return s;
+  if (!enter(t, s, hash)) return s;
   while (t->lru.len > t->max_texts ||
          (t->bytes > t->max_bytes && t->lru.len > 1))
     leave(t, mt_container(t->lru.head, mt_sql, lru));
