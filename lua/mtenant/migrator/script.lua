@@ -101,16 +101,22 @@ local function ms(value)
 end
 
 
---- SET of the path and the times that a migration runs with.
----@param scope "LOCAL"|"SESSION"
----@return string sql
----@return integer count
-function M.settings(scope, unit, migration)
-  local path, out = {}, {}
+local function path_of(unit)
+  local path = {}
   for i, name in ipairs(unit.search_path) do
     path[i] = ident(name == "$tenant" and unit.schema or name)
   end
-  out[1] = format("SET %s search_path TO %s", scope, concat(path, ", "))
+  return concat(path, ", ")
+end
+
+
+--- SET of the path and the times that a migration runs with.
+---@param scope "LOCAL"|"SESSION"
+---@param path? string  the unit's, if it is known
+---@return string sql
+---@return integer count
+function M.settings(scope, unit, migration, path)
+  local out = { format("SET %s search_path TO %s", scope, path or path_of(unit)) }
   local opts = unit.opts
   local lock = migration.lock_timeout_ms or opts.lock_timeout_ms
   local statement = migration.statement_timeout_ms or opts.statement_timeout_ms
@@ -136,12 +142,14 @@ function M.record(unit, list)
   local identifiers, sums = {}, {}
   for i, m in ipairs(list) do
     identifiers[i] = formats.identifier(unit.shape, m)
-    sums[i] = format("(%s, %s, %s, %s)", literal(unit.schema),
-                     literal(unit.tracking), literal(m.name),
-                     literal(m.checksum))
   end
   local sql = formats.record_sql(table_of(unit), unit.shape, identifiers)
   if not unit.checksums then return sql end
+  local schema, tracking = literal(unit.schema), literal(unit.tracking)
+  for i, m in ipairs(list) do
+    sums[i] = format("(%s, %s, %s, %s)", schema, tracking, literal(m.name),
+                     literal(m.checksum))
+  end
   return format("WITH mtenant AS (INSERT INTO mtenant.checksums (schema_name, "
     .. "table_name, name, checksum) VALUES %s ON CONFLICT (schema_name, "
     .. "table_name, name) DO UPDATE SET checksum = excluded.checksum, "
@@ -222,8 +230,9 @@ end
 ---@param guarded? boolean  takes the tenant's lock first
 function methods:transaction(unit, list, way, guarded)
   self:begin(unit, guarded)
+  local path = path_of(unit)
   for _, m in ipairs(list) do
-    self:add(M.settings("LOCAL", unit, m))
+    self:add(M.settings("LOCAL", unit, m, path))
     self:add_file(m, m[way])
   end
   if any_touches(list, way) then self:add(M.OURSELVES, 2) end
