@@ -3,7 +3,6 @@
 -- else runs on a lease, see transaction.lua. A handle stays valid across
 -- eviction and reconnects on next use. Made by manager.lua.
 
-local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local listen = require "mtenant.listen"
 local pipeline = require "mtenant.pipeline"
@@ -73,7 +72,7 @@ function methods:exec(sql, opts)
   opts = statement.exec_options(opts, 2)
   local stop = check("exec")
   if stop then return nil, stop end
-  local class, keyword, lasting, count = core.classify(sql)
+  local class, keyword, lasting, count = self._h:classify(sql)
   if class == "copy" and #opts.copy == 0 then
     statement.refuse(class, keyword, 2)
   end

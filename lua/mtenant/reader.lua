@@ -6,7 +6,6 @@
 -- has not run at a replica runs at the primary; what may have run does not run
 -- again. Which replica it is, replicas.lua says. Made by db:reader.
 
-local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local replicas = require "mtenant.replicas"
 local routes = require "mtenant.routes"
@@ -190,10 +189,10 @@ local function run(self, fn, started)
 end
 
 
-local function check_statement(sql, what)
+local function check_statement(h, sql, what)
   local text = type(sql) == "table" and sql.sql or sql
   if type(text) ~= "string" then return end -- the statement says it better
-  local class, keyword = core.classify(text)
+  local class, keyword = h:classify(text)
   if class == "session" then
     errors.misuse(4, "%s: a reader runs no %s, which needs a session: it reads "
       .. "from wherever the data is fresh enough", what, keyword or "statement")
@@ -205,7 +204,7 @@ for _, name in ipairs({ "query", "one", "value" }) do
   methods[name] = function(self, sql, ...)
     local stop = task.check(name)
     if stop then return nil, stop end
-    check_statement(sql, name)
+    check_statement(self._db._h, sql, name)
     local n, args = select("#", ...), { ... }
     return run(self, function(db) return db[name](db, sql, unpack(args, 1, n)) end)
   end

@@ -115,14 +115,14 @@ function M.refuse(class, keyword, level)
 end
 
 
-local function check_stream(sql, level)
+local function check_stream(h, sql, level)
   if type(sql) ~= "string" then
     errors.misuse(level + 1, "rows: sql must be a string, got %s", type(sql))
   end
   if sql:find("\0", 1, true) then
     errors.misuse(level + 1, "sql: it has a NUL byte")
   end
-  local class, keyword, _, count = core.classify(sql)
+  local class, keyword, _, count = h:classify(sql)
   if class == "plain" and count == 1 then return end
   M.refuse(class, keyword, level + 1)
   errors.misuse(level + 1,
@@ -141,7 +141,7 @@ function M.check_stream(self, sql, ...)
     out.params = pack(M.spread(params, params.n or #params))
     out.sql, timeout_ms = sql.sql, sql.timeout_ms or timeout_ms
   end
-  check_stream(out.sql, 2)
+  check_stream((self._db or self)._h, out.sql, 2)
   if timeout_ms and timeout_ms > 0 then
     out.until_ms = now_ms() + timeout_ms
   end

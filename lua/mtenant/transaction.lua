@@ -3,7 +3,6 @@
 -- function ends the transaction; what is left open is rolled back by the
 -- lease's release, which the core does without anybody waiting. Used by db.
 
-local core = require "mtenant.core"
 local errors = require "mtenant.errors"
 local schema = require "mtenant.schema"
 local statement = require "mtenant.statement"
@@ -112,7 +111,7 @@ local function exec(self, sql, opts)
     misuse(2, "exec: sql must be a string, got %s", type(sql))
   end
   opts = statement.exec_options(opts, 2)
-  local class, word, lasting = core.classify(sql)
+  local class, word, lasting = self._db._h:classify(sql)
   if class == "control" and self._kind == "transaction" then
     statement.refuse(class, word, 2)
   end

@@ -48,11 +48,7 @@ static const char *name_of(const mt_tenant *t) {
   return t->shared ? "shared" : t->id;
 }
 
-static const char *const class_names[] = {"empty",   "plain", "ddl",    "block",
-                                          "session", "copy",  "control"};
-
-/* SQL at index 2, interned; raises for what is no SQL text. */
-static mt_sql *check_sql(lua_State *L, mt_manager *m) {
+mt_sql *mt_lua_check_sql(lua_State *L, mt_manager *m) {
   size_t len;
   const char *sql;
   mt_sql *s;
@@ -84,13 +80,13 @@ static int query(lua_State *L) {
   mt_req *req;
   mt_op *op;
   mt_lua_params(L, 6, &params); /* raises: before anything is owned */
-  sql = check_sql(L, m);
+  sql = mt_lua_check_sql(L, m);
   if (sql->info.cls > MT_SQL_PLAIN || sql->info.statements != 1) {
     lua_pushboolean(L, 0);
     lua_pushstring(
         L, mt_manager_get_config(m)->pooled && sql->info.cls == MT_SQL_SESSION
                ? "pooled"
-               : class_names[sql->info.cls]);
+               : mt_sql_class_name(sql->info.cls));
     lua_pushstring(L, sql->info.control);
     mt_sql_unref(sql);
     return 3;
@@ -115,6 +111,19 @@ static int query(lua_State *L) {
   mt_tenant_note_refused(live, req, err ? err->code : MT_E_OUT_OF_MEMORY);
   mt_op_drop(op);
   return mt_lua_fail(L, err, name_of(t));
+}
+
+/* classify(sql) -> "plain" | "ddl" | ..., control keyword or nil, lasting,
+ * statements; read once, as it is interned */
+static int classify(lua_State *L) {
+  mt_sql *sql = mt_lua_check_sql(L, check_tenant(L)->manager);
+  const mt_sql_info *info = &sql->info;
+  lua_pushstring(L, mt_sql_class_name(info->cls));
+  lua_pushstring(L, info->control[0] ? info->control : NULL);
+  lua_pushboolean(L, info->lasting);
+  lua_pushinteger(L, info->statements);
+  mt_sql_unref(sql);
+  return 4;
 }
 
 void mt_lua_take_text(lua_State *L, int index, char **text) {
@@ -276,19 +285,14 @@ static int db_gc(lua_State *L) {
 }
 
 void mt_lua_db_register(lua_State *L) {
-  static const luaL_Reg methods[] = {{"query", query},
-                                     {"comment", comment},
-                                     {"connect", connect_tenant},
-                                     {"acquire", acquire},
-                                     {"take_retry", take_retry},
-                                     {"schema", schema},
-                                     {"route", route},
-                                     {"routed", routed},
-                                     {"written", written},
-                                     {"reader", reader},
-                                     {"place", place},
-                                     {"listener", listener},
-                                     {NULL, NULL}};
+  static const luaL_Reg methods[] = {
+      {"query", query},       {"classify", classify},
+      {"comment", comment},   {"connect", connect_tenant},
+      {"acquire", acquire},   {"take_retry", take_retry},
+      {"schema", schema},     {"route", route},
+      {"routed", routed},     {"written", written},
+      {"reader", reader},     {"place", place},
+      {"listener", listener}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", db_gc}, {NULL, NULL}};
   mt_lua_newclass(L, MT_LUA_DB, methods, meta);
   lua_getfield(L, LUA_REGISTRYINDEX, MT_LUA_RUNTIME);

@@ -81,19 +81,6 @@ static mt_op *submit(lua_State *L, mt_lease_ud *u, mt_req *req,
 
 /* ---- statements ------------------------------------------------------------------------- */
 
-static mt_sql *check_sql(lua_State *L, mt_manager *m) {
-  size_t len;
-  const char *sql;
-  mt_sql *s;
-  if (lua_type(L, 2) != LUA_TSTRING)
-    mt_lua_misuse(L, "sql: a string expected, got %s", luaL_typename(L, 2));
-  sql = lua_tolstring(L, 2, &len);
-  if (memchr(sql, '\0', len)) mt_lua_misuse(L, "sql: it has a NUL byte");
-  s = mt_manager_sql(m, sql, len);
-  if (!s) luaL_error(L, "not enough memory");
-  return s;
-}
-
 static bool is_pooled(const mt_lease_ud *u) {
   return mt_manager_get_config(u->tenant->manager)->pooled;
 }
@@ -156,7 +143,7 @@ static int query(lua_State *L) {
   mt_req *req;
   mt_op *op;
   mt_lua_params(L, 6, &params);
-  sql = check_sql(L, u->tenant->manager);
+  sql = mt_lua_check_sql(L, u->tenant->manager);
   if (refused_as_query(L, u, sql)) {
     lua_pushboolean(L, 0);
     lua_insert(L, -2);
@@ -208,7 +195,7 @@ static int exec(lua_State *L) {
   mt_op *op;
   if (lua_gettop(L) < 3) lua_settop(L, 3);
   mt_lua_params(L, 4, &params);
-  sql = check_sql(L, u->tenant->manager);
+  sql = mt_lua_check_sql(L, u->tenant->manager);
   if (!(sql->info.cls == MT_SQL_COPY && params.n > 0) &&
       refused(L, u, sql, u->in_tx)) {
     lua_pushboolean(L, 0);
@@ -235,7 +222,8 @@ static int exec(lua_State *L) {
 static int ready(lua_State *L) {
   mt_lease_ud *u = check_lease(L);
   mt_error *err = NULL;
-  mt_sql *sql = lua_isnoneornil(L, 2) ? NULL : check_sql(L, u->tenant->manager);
+  mt_sql *sql =
+      lua_isnoneornil(L, 2) ? NULL : mt_lua_check_sql(L, u->tenant->manager);
   mt_req *req = mt_req_new(MT_REQ_PING, u->scope, NULL);
   mt_op *op;
   if (req) req->flags |= prelude(u, req, sql ? &sql->info : NULL);
@@ -339,7 +327,7 @@ static int stream(lua_State *L) {
   mt_req *req;
   mt_lua_params(L, 3, &params);
   if (u->stream) mt_lua_misuse(L, "this lease streams already");
-  sql = check_sql(L, u->tenant->manager);
+  sql = mt_lua_check_sql(L, u->tenant->manager);
   if (sql->info.cls > MT_SQL_PLAIN) {
     lua_pushboolean(L, 0);
     lua_pushliteral(L, "session");

@@ -382,24 +382,6 @@ static int schema_problem(lua_State *L) {
   return 1;
 }
 
-/* classify(sql) -> "plain" | "ddl" | ..., control keyword or nil */
-static int classify(lua_State *L) {
-  static const char *const names[] = {"empty",   "plain", "ddl",    "block",
-                                      "session", "copy",  "control"};
-  size_t len;
-  const char *sql = luaL_checklstring(L, 1, &len);
-  mt_sql_info info;
-  mt_sql_classify(sql, len, &info);
-  lua_pushstring(L, names[info.cls]);
-  if (info.control[0])
-    lua_pushstring(L, info.control);
-  else
-    lua_pushnil(L);
-  lua_pushboolean(L, info.lasting);
-  lua_pushinteger(L, info.statements);
-  return 4;
-}
-
 /* libpq_version() -> 150008 for 15.8 */
 static int libpq_version(lua_State *L) {
   lua_pushinteger(L, mt_pg_version());
@@ -443,7 +425,6 @@ static const luaL_Reg functions[] = {
     {"quote_literal", quote_literal},
     {"database_problem", database_problem},
     {"schema_problem", schema_problem},
-    {"classify", classify},
     {"libpq_version", libpq_version},
     {"stats", stats},
     {"manager", mt_lua_manager_new},

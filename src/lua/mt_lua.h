@@ -246,6 +246,8 @@ void mt_lua_manager_register(lua_State *L);
 int mt_lua_manager_new(lua_State *L);
 void mt_lua_db_register(lua_State *L);
 void mt_lua_push_db(lua_State *L, mt_tenant *t);
+/* SQL at index 2, interned; raises for what is no SQL text. */
+mt_sql *mt_lua_check_sql(lua_State *L, mt_manager *m);
 /* A copy of the argument at index, a text or nil, in place of the last one. */
 void mt_lua_take_text(lua_State *L, int index, char **text);
 void mt_lua_lease_register(lua_State *L);

@@ -17,9 +17,6 @@ __attribute__((visibility("default"))) int luaopen_mtenant_sqlfile(
 
 enum { MAX_BYTES = 32 << 20 };
 
-static const char *const class_names[] = {"empty",   "plain", "ddl",    "block",
-                                          "session", "copy",  "control"};
-
 /* ---- places ----------------------------------------------------------------- */
 
 static bool starts_char(char c) { return ((unsigned char)c & 0xC0) != 0x80; }
@@ -115,7 +112,7 @@ static bool push_statement(lua_State *L, const mt_sqlfile *f, size_t begin,
   set_integer(L, "first", (lua_Integer)first + 1);
   set_integer(L, "last", (lua_Integer)last);
   set_integer(L, "line", *line);
-  lua_pushstring(L, class_names[info.cls]);
+  lua_pushstring(L, mt_sql_class_name(info.cls));
   lua_setfield(L, -2, "class");
   lua_pushboolean(L, info.lasting);
   lua_setfield(L, -2, "lasting");

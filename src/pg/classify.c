@@ -92,25 +92,31 @@ static bool contains(const mt_token *t, const char *part) {
   return false;
 }
 
-static bool is_outside_name(const mt_token *t) {
-  mt_token name = *t;
-  name.kind = MT_TOK_WORD;
-  return in_set(&name, outside_names) || has_prefix(&name, "dblink_");
+static bool is_outside_name(const mt_token *name) {
+  return in_set(name, outside_names) || has_prefix(name, "dblink_");
 }
 
-/* Quoted names count like others, whatever their case. */
-static bool is_session_name(const mt_token *t, const mt_lexer *rest) {
-  mt_token name = *t;
-  name.kind = MT_TOK_WORD;
-  if (in_set(&name, session_names)) return true;
-  if (has_prefix(&name, "pg_temp")) {
+static bool is_session_name(const mt_token *name, const mt_lexer *rest) {
+  if (in_set(name, session_names)) return true;
+  if (has_prefix(name, "pg_temp")) {
     mt_lexer ahead = *rest;
     mt_token dot = mt_lexer_next(&ahead); /* else it is in a search_path */
     return mt_token_is_char(&dot, '.');
   }
-  return (has_prefix(&name, "pg_advisory_") ||
-          has_prefix(&name, "pg_try_advisory_")) &&
-         !contains(&name, "_xact_");
+  return (has_prefix(name, "pg_advisory_") ||
+          has_prefix(name, "pg_try_advisory_")) &&
+         !contains(name, "_xact_");
+}
+
+/* Of the names above; most others are told by their first letter. Quoted ones
+ * count like others, whatever their case. */
+static void mark_name(mt_token name, const mt_lexer *rest, marks *m) {
+  name.kind = MT_TOK_WORD;
+  if (!has_prefix(&name, "set") && !has_prefix(&name, "pg_") &&
+      !has_prefix(&name, "dblink_"))
+    return;
+  m->session_name |= is_session_name(&name, rest);
+  m->outside_name |= is_outside_name(&name);
 }
 
 typedef struct scan {
@@ -210,10 +216,8 @@ static bool next_statement(mt_lexer *lx, marks *m) {
     if (t.kind == MT_TOK_WORD) mark_word(&s, &t, m);
     if (t.kind == MT_TOK_CHAR) mark_char(&s, *t.text, m);
     if (t.kind == MT_TOK_UNICODE) m->broken = true; /* any name at all */
-    if (t.kind == MT_TOK_WORD || t.kind == MT_TOK_QUOTED) {
-      m->session_name |= is_session_name(&t, &s.lx);
-      m->outside_name |= is_outside_name(&t);
-    }
+    if (t.kind == MT_TOK_WORD || t.kind == MT_TOK_QUOTED)
+      mark_name(t, &s.lx, m);
     s.prev = t;
   }
   m->end = t.text;
@@ -399,6 +403,12 @@ static void add_statement(mt_sql_info *out, const marks *m) {
   out->unprovable |= v.unprovable;
   if (out->statements++ == 0) out->set_transaction = v.set_transaction;
   if (v.control) name_control(out, v.control);
+}
+
+const char *mt_sql_class_name(mt_sql_class cls) {
+  static const char *const names[] = {"empty",   "plain", "ddl",    "block",
+                                      "session", "copy",  "control"};
+  return names[cls];
 }
 
 void mt_sql_classify(const char *sql, size_t len, mt_sql_info *out) {

@@ -48,5 +48,7 @@ typedef struct mt_sql_info {
 } mt_sql_info;
 
 void mt_sql_classify(const char *sql, size_t len, mt_sql_info *out);
+/* "plain", "ddl" and so on. */
+const char *mt_sql_class_name(mt_sql_class cls);
 
 #endif
