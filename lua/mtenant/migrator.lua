@@ -238,21 +238,13 @@ local CHECKSUMS_SQL = [[
     PRIMARY KEY (schema_name, table_name, name))]]
 
 
--- Opens another connection, for a worker to find.
-local function connect_one_more(db)
-  task.spawn(db.transaction, db, function() end).observed = true
-end
-
-
--- The side table of checksums, once per database; meanwhile the connection of the
--- second of `several` workers is opened.
-local function ensure_checksums(self, queue, several)
+-- The side table of checksums, once per database.
+local function ensure_checksums(self, queue)
   if not self.opts.checksums then return true end
   local there = true
   for _, job in ipairs(queue) do there = there and job.unit.checksums end
   if there then return true end
   local ok, err = queue.db:transaction(function(tx)
-    if several then connect_one_more(queue.db) end
     local _, why = tx:exec(format(CHECKSUMS_SQL,
                                   locks.of_run("mtenant.checksums")[1]))
     return not why or nil, why
@@ -284,9 +276,7 @@ local function bring_up(self, units, o, kind, started)
   local choose = choose_pending(o)
   return run.execute(self, units, o, {
     started = started, kind = kind or "tenant",
-    prepare = function(queue)
-      return ensure_checksums(self, queue, #queue > 1 and o.concurrency ~= 1)
-    end,
+    prepare = function(queue) return ensure_checksums(self, queue) end,
     select = function(unit) return choose(unit.plan) end,
     action = function(session, unit)
       return apply.run(session, unit, choose, "up")
