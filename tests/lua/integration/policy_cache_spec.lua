@@ -43,7 +43,7 @@ end
 
 -- a body on the virtual clock, with managers that end with it
 local function on_clock(fn)
-  return function() testing.run({ io_wait_ms = 20 }, fn) end
+  return function() testing.run({ io_wait_ms = 100 }, fn) end
 end
 
 

@@ -312,7 +312,7 @@ describe("a policy's invalidations", function()
   after_each(env.assert_nothing_left)
 
   it("run while the policy does, and are started again", function()
-    testing.run({ io_wait_ms = 20 }, function()
+    testing.run({ io_wait_ms = 100 }, function()
       local runs, schema, change, fail, ended = 0, "t_acme", nil, nil, 0
       local events = {}
       local manager = env.manager {
