@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "check.h"
+#include "ending.h"
 
 /* ---- a host ------------------------------------------------------------------ */
 
@@ -18,7 +18,6 @@ static struct ev_loop *loop;
 static mt_reactor *reactor;
 static mt_manager *manager;
 static mt_tenant *acme;
-static ev_timer limit;
 
 static void resolve(mt_manager *m, const char *id, uint64_t token, void *data) {
   char schema[64];
@@ -29,23 +28,7 @@ static void resolve(mt_manager *m, const char *id, uint64_t token, void *data) {
   mt_manager_resolved(m, token, &route, NULL);
 }
 
-static void on_limit(struct ev_loop *l, ev_timer *w, int revents) {
-  (void)l;
-  (void)w;
-  (void)revents;
-  CHECK(!"ended in time");
-}
-
-/* What must come to an end by itself: no watcher of the host keeps it. */
-static void run(void) {
-  ev_now_update(loop);
-  ev_timer_init(&limit, on_limit, 20., 0.);
-  ev_timer_start(loop, &limit);
-  ev_unref(loop);
-  ev_run(loop, 0);
-  ev_ref(loop);
-  ev_timer_stop(loop, &limit);
-}
+static void run(void) { mt_host_run(loop, 20.); }
 
 static void open_host(void) {
   mt_manager_callbacks cbs = {0};

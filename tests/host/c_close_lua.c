@@ -16,7 +16,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "check.h"
+#include "ending.h"
 
 static const char script[] =
     "local mtenant = require 'mtenant'\n"
@@ -45,13 +45,6 @@ static void on_stop(struct ev_loop *loop, ev_timer *w, int revents) {
   ev_break(loop, EVBREAK_ONE);
 }
 
-static void on_limit(struct ev_loop *loop, ev_timer *w, int revents) {
-  (void)loop;
-  (void)w;
-  (void)revents;
-  CHECK(!"ended in time");
-}
-
 static lua_State *open_state(mt_reactor *r) {
   lua_State *L = luaL_newstate();
   luaL_openlibs(L);
@@ -68,7 +61,7 @@ static void close_after(double seconds) {
   struct ev_loop *loop = ev_loop_new(EVFLAG_AUTO);
   mt_reactor *r, *other;
   lua_State *L;
-  ev_timer stop, limit;
+  ev_timer stop;
   CHECK(mt_reactor_ev_attach(loop, &r, NULL) == MT_OK);
   CHECK(mt_reactor_ev_new(NULL, &other) == MT_OK);
   L = open_state(r);
@@ -77,13 +70,7 @@ static void close_after(double seconds) {
   ev_timer_start(loop, &stop);
   ev_run(loop, 0);
   lua_close(L);
-  ev_timer_init(&limit, on_limit, 15., 0.);
-  ev_now_update(loop);
-  ev_timer_start(loop, &limit);
-  ev_unref(loop);
-  ev_run(loop, 0);
-  ev_ref(loop);
-  ev_timer_stop(loop, &limit);
+  mt_host_run(loop, 15.);
   mt_reactor_free(r);
   mt_reactor_free(other);
   ev_loop_destroy(loop);
@@ -97,7 +84,6 @@ static void background_watcher(void) {
   struct ev_loop *loop = ev_loop_new(EVFLAG_AUTO);
   mt_reactor *r;
   lua_State *L = luaL_newstate();
-  ev_timer limit;
   int fds[2];
   luaL_openlibs(L);
   CHECK(pipe(fds) == 0 && mt_reactor_ev_attach(loop, &r, NULL) == MT_OK);
@@ -105,12 +91,7 @@ static void background_watcher(void) {
   CHECK(luaL_loadstring(L, background_script) == LUA_OK);
   lua_pushinteger(L, fds[0]);
   CHECK(lua_pcall(L, 1, 0, 0) == LUA_OK);
-  ev_timer_init(&limit, on_limit, 5., 0.);
-  ev_timer_start(loop, &limit);
-  ev_unref(loop);
-  ev_run(loop, 0);
-  ev_ref(loop);
-  ev_timer_stop(loop, &limit);
+  mt_host_run(loop, 5.);
   lua_close(L);
   mt_reactor_free(r);
   ev_loop_destroy(loop);

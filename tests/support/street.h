@@ -12,7 +12,7 @@ extern mt_observer mt_street_eye;
 
 /* For cmocka_run_group_tests. */
 int mt_street_start(void **state);
-int mt_street_start_tcp(void **state); /* a unix socket as well */
+int mt_street_start_tcp(void **state); /* its URLs name an address */
 int mt_street_stop(void **state);
 
 /* Sets defaults: a test may change config and cbs before mt_house_open. */
