@@ -16,8 +16,8 @@ usage: tests/bench/migrations.sh [--runs=N] [--tenants=N] [--idle=N]
   --runs=N      rounds (default 5); the programs take turns in each
   --tenants=N   empty schemas that get five files (default 200); 0: none
   --idle=N      tenants with nothing pending (default 10000); 0: none
-  --only=NAMES  programs for the empty schemas, of libpq-N, keeping-N, mtenant-N,
-                mtenant-auto, drizzle
+  --only=NAMES  programs for the empty schemas, of libpq-N, keeping-N, thinking-N,
+                mtenant-N, mtenant-auto, drizzle
 environment: MTENANT_LIB (build/release/lib), DRIZZLE (a directory with
   node_modules/drizzle-multitenant, measured on the empty schemas, too)
 TEXT
@@ -108,7 +108,7 @@ DROP SCHEMA IF EXISTS mtenant CASCADE;
 SELECT format('DROP SCHEMA IF EXISTS m_%1\$s CASCADE; CREATE SCHEMA m_%1\$s',
   to_char(i, 'FM0000')) FROM generate_series(1, $tenants) i \gexec
 SQL
-  [[ $1 = keeping-* ]] && psql <<SQL
+  [[ $1 = keeping-* || $1 = thinking-* ]] && psql <<SQL
 CREATE SCHEMA mtenant CREATE TABLE checksums (schema_name text, table_name text,
   name text, checksum text NOT NULL, applied_at timestamptz NOT NULL
   DEFAULT clock_timestamp(), PRIMARY KEY (schema_name, table_name, name));
@@ -153,7 +153,7 @@ JS
 }
 
 # One contestant: libpq-N, keeping-N (libpq and the migrator's promises, see
-# raw/migrate.c), mtenant-N, drizzle.
+# raw/migrate.c), thinking-N (that, and the migrator's CPU time), mtenant-N, drizzle.
 contest() {
   local k=${1##*-}
   case $1 in
@@ -161,6 +161,8 @@ contest() {
       "$dir/files" ;;
     keeping-*) fresh "$1" "$dir/migrate" --tenants="$tenants" --conns="$k" \
       --kept "$dir/files" ;;
+    thinking-*) fresh "$1" "$dir/migrate" --tenants="$tenants" --conns="$k" \
+      --kept --think_us=350 "$dir/files" ;;
     mtenant-*) fresh "$1" lua5.4 "$bench_dir/lua/migrate.lua" \
       --tenants="$tenants" --concurrency="$k" --folder="$dir/files" ;;
     drizzle) fresh drizzle drizzle ;;

@@ -2,16 +2,19 @@
  * Five files of migrations on many empty schemas, as fast as libpq goes: one
  * transaction and one round trip for a schema, its tracking table and records
  * included, no look at what is there, no lock, no checksum.
- *   --tenants=200 --conns=2 [--kept] DIR
+ *   --tenants=200 --conns=2 [--kept] [--think_us=0] DIR
  * The schemas are m_0001 and so on. --kept keeps what the migrator promises, by
  * the same statements: a lock per schema, a look whether nothing has changed, a
  * path for each file and checksums; mtenant.checksums has to be there.
+ * --think_us: so much CPU time goes by between an answer and the next text, as
+ * in a program that has to decide what comes next.
  */
 #include <dirent.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "bench.h"
 
@@ -76,8 +79,22 @@ static char *add_checksums(char *at, int tenant) {
                       "excluded.applied_at) ");
 }
 
+static double think_us;
+
+static double cpu_us(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static void think(void) {
+  double until = cpu_us() + think_us;
+  while (think_us > 0 && cpu_us() < until) continue;
+}
+
 static void start(PGconn *pg, int tenant, bool kept) {
   char *at = text + sprintf(text, "BEGIN;");
+  think();
   if (kept) at = add_guard(at, tenant);
   at += sprintf(at,
                 "CREATE TABLE m_%04d.__drizzle_migrations (id SERIAL PRIMARY "
@@ -122,6 +139,7 @@ int main(int argc, char **argv) {
   int asked = 0, done = 0;
 
   if (conns > MAX_CONNS || conns > tenants) bench_fail("--conns", NULL);
+  think_us = bench_option(argc, argv, "think_us", 0);
   read_files(argv[argc - 1]);
   bench_begin();
   for (int i = 0; i < conns; i++) {
